@@ -1,0 +1,1 @@
+"""Datasets: one file per family, found by file name (see CONTRIBUTING.md)."""

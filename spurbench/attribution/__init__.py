@@ -1,0 +1,1 @@
+"""Attribution maps from any method, batched and on the device."""

@@ -1,0 +1,57 @@
+"""Errors that a user can act on: what was wrong, where, and what to type next."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AccessDenied",
+    "ConfigError",
+    "DataError",
+    "DataMissing",
+    "ResultConflict",
+    "RunFailed",
+    "SpurbenchError",
+    "did_you_mean",
+]
+
+
+class SpurbenchError(Exception):
+    """Base of all errors that are shown as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(SpurbenchError, ValueError):
+    """Wrong usage or an impossible setting; nothing was started."""
+
+    exit_code = 2
+
+
+class DataMissing(SpurbenchError):
+    """A dataset, mask or weight file is not where it is expected."""
+
+    exit_code = 2
+
+
+class DataError(SpurbenchError):
+    """A file is there but damaged or malformed; the message names the file and row."""
+
+    exit_code = 2
+
+
+class AccessDenied(SpurbenchError):
+    """A method asked for supervision that it did not declare."""
+
+
+class ResultConflict(SpurbenchError):
+    """A record exists that may not be reused or resumed here (other data or device)."""
+
+
+class RunFailed(SpurbenchError):
+    """A run stopped; its directory holds the last good state and a failed record."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'aim'?"`` for a near miss, otherwise an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,1 @@
+"""Metrics: groups, Energy Pointing Game, cost, intervals."""

@@ -1,0 +1,1 @@
+"""Modules shared by masking methods: Gumbel sampling, mask estimator, top-down path."""
