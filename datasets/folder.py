@@ -1,0 +1,97 @@
+"""Any folder of images with a table in one of the two dialects: own data, without writing a dataset."""
+
+from pathlib import Path
+
+from spurbench.data.image_files import system_errors_as_data_errors
+from spurbench.data.image_set import open_image_set
+from spurbench.data.image_table import Table, read_table
+from spurbench.dataset import DatasetInfo, DatasetSpec
+from spurbench.datasets.waterbirds import ATTRIBUTES, CLASSES, TableDataset, search_places
+from spurbench.errors import DataError, DataMissing
+
+__all__ = ["DATASETS"]
+
+NAME_DIGITS = 16
+"""Hex digits of the table's hash that name the dataset."""
+
+
+@system_errors_as_data_errors()
+def open_folder(root: Path | None) -> TableDataset:
+    """Open the folder ``root`` itself, which holds ``metadata.csv`` (or one ``metadata_*.csv``).
+
+    The dataset is named after the hash of its table, so that results of different tables stay apart.
+
+    Raises:
+        DataMissing: no folder was given, or it has no table.
+        DataError: the table or the files that it lists are malformed or incomplete.
+    """
+    if root is None:
+        raise DataMissing(f"dataset 'folder' needs --data-root DIR (or $SPURBENCH_DATA), {_EXPECTED}")
+    table = read_table(_table_path(root), named_splits=True)
+    classes, attributes = _names(table)
+    images = open_image_set(table, root, search_places(root, root), None if attributes is None else len(attributes))
+    info = DatasetInfo(
+        name=f"folder:{table.sha256[:NAME_DIGITS]}",
+        version="1",
+        classes=classes,
+        attributes=attributes,
+        preset="convnext",
+        description=f"Images listed in {table.path.name}",
+        has_boxes=images.has_boxes,
+        has_masks=images.has_masks,
+    )
+    return TableDataset(info, images)
+
+
+_EXPECTED = (
+    "the folder of a table metadata.csv with the columns img_filename,y,split[,place] or filename,split,y[,a] "
+    "and, optionally, mask_filename or x0,y0,x1,y1"
+)
+
+DATASETS = {
+    "folder": DatasetSpec(
+        info=DatasetInfo(
+            name="folder",
+            version="1",
+            classes=(),
+            attributes=None,
+            preset="convnext",
+            description="Your own images: --data-root names a folder with metadata.csv; classes are read from it",
+            source=f"Your own data: {_EXPECTED}",
+        ),
+        open=open_folder,
+    )
+}
+
+
+def _table_path(root: Path) -> Path:
+    if not root.is_dir():
+        raise DataMissing(f"dataset 'folder': {root} is not a folder; --data-root must be {_EXPECTED}")
+    path = root / "metadata.csv"
+    if path.is_file():
+        return path
+    others = sorted(root.glob("metadata_*.csv"))
+    if len(others) == 1:
+        return others[0]
+    if others:
+        names = ", ".join(other.name for other in others)
+        raise DataError(
+            f"{root} has several tables ({names}) and no metadata.csv; rename the one to use to metadata.csv"
+        )
+    raise DataMissing(f"dataset 'folder': no metadata.csv in {root}/; --data-root must be {_EXPECTED}")
+
+
+def _names(table: Table) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Names of classes and attributes: those of WaterBirds for a table that fits it, otherwise numbered."""
+    num_classes, num_attributes = table.num_classes, table.num_attributes
+    if num_classes < 2:
+        raise DataError(f"{table.path}: every row has y = 0; classification needs at least two classes")
+    if num_attributes is None:
+        return _numbered("class", num_classes), None
+    if {"img_filename", "place"} <= table.columns and num_classes == len(CLASSES) and num_attributes <= len(ATTRIBUTES):
+        return CLASSES, ATTRIBUTES
+    return _numbered("class", num_classes), _numbered("attribute", num_attributes)
+
+
+def _numbered(word: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{word}{number}" for number in range(count))

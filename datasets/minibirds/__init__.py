@@ -1,0 +1,151 @@
+"""MiniBirds: small procedural birds on land and on water, after WaterBirds.
+
+24 species, half of them landbirds and half waterbirds, stand on backgrounds of land (bamboo, broadleaf forest) or
+water (ocean, lake). In ``minibirds95`` 95 % of the training images show a bird where its class lives, in
+``minibirds100`` all of them, in ``minibirds50`` half. Images are 64 x 64 pixels, drawn when asked for; masks and boxes
+are exact. Nothing is downloaded, and every pixel is the same on every machine.
+
+Splits
+    ``train``: 2,000 images, classes of equal size.
+    ``val`` and ``test``: 1,000 images each with groups of equal size, **as in WaterBirds**. So accuracy on ``val`` is
+    partly aware of groups: choosing by it is choosing with some knowledge of the shift, even if no group label is
+    read. Both are the same images in all three datasets.
+    ``id_val``: 500 images with the correlation of ``train``. Rules that must not look at groups choose on this split.
+    Counts per group are exact (475 of the 500 ``id_val`` images of ``minibirds95`` are aligned: 237 + 238).
+"""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spurbench.dataset import DatasetInfo, DatasetSpec
+from spurbench.datasets.minibirds.birds import SPECIES
+from spurbench.datasets.minibirds.drawing import CONSTANTS, VERSION, draw
+from spurbench.datasets.minibirds.export import OFFICIAL_SPLITS, write_waterbirds
+from spurbench.datasets.minibirds.layout import SIZES, Columns, group_counts, pretext_columns, split_columns
+from spurbench.errors import ConfigError, did_you_mean
+from spurbench.types import Sample
+
+__all__ = ["DATASETS", "MiniBirds", "MiniBirdsSplit", "pretext_split"]
+
+SEED: Final = 0
+"""Seed of the published datasets."""
+
+_FOLDERS: Final = {
+    100: "waterbird_1.0_forest2water2",
+    95: "waterbird_complete95_forest2water2",
+    50: "waterbird_complete50_forest2water2",
+}
+"""Training correlation in percent, and what WaterBirds of that correlation calls its folder."""
+
+
+class MiniBirdsSplit:
+    """A split whose images are drawn on access; holds only columns, so it is cheap to make and safe to share."""
+
+    def __init__(self, seed: int, name: str, columns: Columns, *, y: Tensor, group: Tensor | None) -> None:
+        self.columns = columns
+        self._seed, self._name = seed, name
+        self._y, self._group = y, group
+
+    @property
+    def y(self) -> Tensor:
+        """int64 [n]."""
+        return self._y
+
+    @property
+    def group(self) -> Tensor | None:
+        """int64 [n], ``2 y + place``; None in a pretext split."""
+        return self._group
+
+    def __len__(self) -> int:
+        return len(self.columns.species)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw image ``index``, in 1 to 2 ms."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._name} has images 0..{len(self) - 1}, not {index}")
+        drawing = draw(self._seed, self._name, index, self.columns.species[index], self.columns.place[index])
+        return Sample(
+            image=torch.from_numpy(drawing.image),
+            y=int(self._y[index]),
+            group=None if self._group is None else int(self._group[index]),
+            index=index,
+            boxes=torch.tensor([drawing.box], dtype=torch.float32),
+            mask=torch.from_numpy(drawing.mask),
+        )
+
+
+class MiniBirds:
+    """The dataset in which ``percent`` of the training images show a bird where its class lives."""
+
+    def __init__(self, percent: int, seed: int = SEED) -> None:
+        self.info = _info(percent)
+        self._percent, self._seed = percent, seed
+
+    def split(self, name: str) -> MiniBirdsSplit:
+        """The split called ``name``; raises ``ConfigError`` for an unknown name."""
+        if name not in SIZES:
+            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SIZES)}; available: {', '.join(SIZES)}")
+        columns = split_columns(self._seed, name, self._percent)
+        y = torch.tensor(columns.y)
+        return MiniBirdsSplit(self._seed, name, columns, y=y, group=2 * y + torch.tensor(columns.place))
+
+    def fingerprint(self) -> str:
+        """Hash of name, version, columns and what shapes the images; nothing is drawn."""
+        columns = [(name, split_columns(self._seed, name, self._percent)) for name in self.info.splits]
+        content = repr((self.info.name, VERSION, self._seed, CONSTANTS, columns))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write ``train``, ``val`` and ``test`` below an empty folder, as WaterBirds is laid out; see ``export``."""
+        columns = {name: split_columns(self._seed, name, self._percent) for name in OFFICIAL_SPLITS}
+        write_waterbirds(folder, _FOLDERS[self._percent], self._seed, columns)
+
+
+def pretext_split(name: str, size: int, seed: int = SEED) -> MiniBirdsSplit:
+    """Images for making a backbone: y is the species (0..23), places are random and mostly neither land nor water.
+
+    Different names, like ``"train"`` and ``"held_out"``, give different images, and none is in a dataset's split.
+    """
+    split = f"pretext-{name}"
+    columns = pretext_columns(seed, split, size)
+    return MiniBirdsSplit(seed, split, columns, y=torch.tensor(columns.species), group=None)
+
+
+def _info(percent: int) -> DatasetInfo:
+    return DatasetInfo(
+        name=f"minibirds{percent}",
+        version=VERSION,
+        classes=("landbird", "waterbird"),
+        attributes=("land", "water"),
+        splits=tuple(SIZES),
+        preset="minibirds",
+        description=f"{len(SPECIES)} species of procedural birds, 64 px; {percent} % of the training birds are at the "
+        "place of their class. val and test are group-balanced as in WaterBirds, id_val is like train.",
+        license="MIT",
+        citation="Drawn by spurbench, after WaterBirds (Sagawa et al., 2020, arXiv:1911.08731)",
+        source="drawn on the fly; nothing to download",
+        has_boxes=True,
+        has_masks=True,
+        expected_counts={name: group_counts(name, percent) for name in SIZES},
+    )
+
+
+def _open(percent: int, _root: Path | None) -> MiniBirds:
+    return MiniBirds(percent)
+
+
+def _write(percent: int, folder: Path) -> None:
+    MiniBirds(percent).write(folder)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    f"minibirds{percent}": DatasetSpec(
+        info=_info(percent), open=partial(_open, percent), write=partial(_write, percent)
+    )
+    for percent in _FOLDERS
+}

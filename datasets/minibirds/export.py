@@ -1,0 +1,101 @@
+"""Writes a MiniBirds dataset as files, in the layout in which WaterBirds and CUB-200-2011 are distributed."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from spurbench.datasets.minibirds.birds import SPECIES
+from spurbench.datasets.minibirds.drawing import draw
+from spurbench.datasets.minibirds.layout import Columns
+from spurbench.errors import ConfigError
+
+__all__ = ["OFFICIAL_SPLITS", "write_waterbirds"]
+
+OFFICIAL_SPLITS = ("train", "val", "test")
+"""The splits that the official layout knows, by their number."""
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One image: its number and file, its columns, and where ``draw`` finds it."""
+
+    number: int
+    file: str
+    y: int
+    split: int
+    place: int
+    species: int
+    index: int
+
+
+def write_waterbirds(folder: Path, name: str, seed: int, columns: dict[str, Columns]) -> None:
+    """Write ``<folder>/<name>/`` (images, metadata.csv) and ``<folder>/CUB_200_2011/`` (boxes, segmentations).
+
+    ``columns`` has the three official splits. Image numbers follow species, as in CUB. Two calls write equal bytes
+    wherever Pillow and its JPEG library are the same; masks and boxes are equal everywhere.
+
+    Raises:
+        ConfigError: ``folder`` is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; name a new folder")
+    images, cub = folder / name, folder / "CUB_200_2011"
+    masks = cub / "segmentations"
+    for number, species in enumerate(SPECIES, start=1):
+        for parent in (images, masks):
+            (parent / _species_folder(number, species.name)).mkdir(parents=True)
+
+    metadata, names, boxes = [], [], []
+    for row in _rows(columns):
+        drawing = draw(seed, OFFICIAL_SPLITS[row.split], row.index, row.species, row.place)
+        picture = Image.fromarray(drawing.image.transpose(1, 2, 0))
+        # Without chroma subsampling, which would blur the colours of so small an image.
+        picture.save(images / row.file, quality=JPEG_QUALITY, subsampling=0)
+        mask = Image.fromarray(drawing.mask).convert("L")
+        mask.save((masks / row.file).with_suffix(".png"))
+        x0, y0, x1, y1 = drawing.box
+        scene = f"/{drawing.background[0]}/{drawing.background}/{row.number:08d}.jpg"
+        metadata.append((row.number, row.file, row.y, row.split, row.place, scene))
+        names.append(f"{row.number} {row.file}\n")
+        boxes.append(f"{row.number} {x0:.1f} {y0:.1f} {x1 - x0:.1f} {y1 - y0:.1f}\n")
+
+    with (images / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("img_id", "img_filename", "y", "split", "place", "place_filename"))
+        table.writerows(metadata)
+    (cub / "images.txt").write_text("".join(names), encoding="utf-8", newline="\n")
+    (cub / "bounding_boxes.txt").write_text("".join(boxes), encoding="utf-8", newline="\n")
+
+
+def _rows(columns: dict[str, Columns]) -> Iterator[_Row]:
+    """All images by species, then split, then position; numbered from 1 over all and within each species."""
+    cells = sorted(
+        (species, split, index, place)
+        for split, split_name in enumerate(OFFICIAL_SPLITS)
+        for index, (species, place) in enumerate(
+            zip(columns[split_name].species, columns[split_name].place, strict=True)
+        )
+    )
+    seen: Counter[int] = Counter()
+    for number, (species, split, index, place) in enumerate(cells, start=1):
+        seen[species] += 1
+        name = SPECIES[species].name
+        yield _Row(
+            number=number,
+            file=f"{_species_folder(species + 1, name)}/{name}_{seen[species]:04d}_{number}.jpg",
+            y=int(SPECIES[species].waterbird),
+            split=split,
+            place=place,
+            species=species,
+            index=index,
+        )
+
+
+def _species_folder(number: int, name: str) -> str:
+    return f"{number:03d}.{name}"

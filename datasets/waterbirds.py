@@ -1,0 +1,243 @@
+"""WaterBirds: birds of CUB-200-2011 on land and water places, at 95 % and at 100 % correlation in training.
+
+The two variants are different random draws, not subsets of each other. Both are read as their publishers lay them
+out, and as WILDS, SubpopBench and BalancingGroups do.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+
+from spurbench.data.image_files import system_errors_as_data_errors
+from spurbench.data.image_set import ImageSet, ImageSplit, open_image_set
+from spurbench.data.image_table import SPLITS, read_table
+from spurbench.dataset import DatasetInfo, DatasetSpec
+from spurbench.errors import DataError, DataMissing
+
+__all__ = ["ATTRIBUTES", "CLASSES", "DATASETS", "FOLDERS", "TableDataset", "open_waterbirds", "search_places"]
+
+logger = getLogger(__name__)
+
+CLASSES = ("landbird", "waterbird")
+ATTRIBUTES = ("land", "water")
+TABLE = "metadata.csv"
+OTHER_TABLE = "metadata_waterbirds.csv"
+"""SubpopBench's and BalancingGroups' table of WaterBirds-95, inside the image folder or up to two folders above it."""
+WILDS_FOLDER = "waterbirds_v1.0"
+FOLDERS = {
+    "waterbirds95": ("waterbird_complete95_forest2water2", WILDS_FOLDER, "waterbirds95"),
+    "waterbirds100": ("waterbird_1.0_forest2water2", "waterbird_complete100_forest2water2", "waterbirds100"),
+}
+"""Names under which each variant is published or kept."""
+PARENTS = (".", "waterbirds", "cub/data")
+"""Where such a folder may lie below the data root."""
+
+_CORRELATION_IN_NAME = re.compile(r"waterbirds?[-_]?(?:complete)?[-_]?(1\.0|0\.\d+|\d{2,3})(?![\d.])")
+
+_CUB_SOURCE = (
+    "For masks and boxes, unpack both archives of CUB-200-2011 beside it: "
+    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz (boxes) and "
+    "https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz (masks)"
+)
+_LICENSE = "Non-commercial research and education (terms of CUB-200-2011 and Places)"
+
+INFO_95 = DatasetInfo(
+    name="waterbirds95",
+    version="1",
+    classes=CLASSES,
+    attributes=ATTRIBUTES,
+    preset="convnext",
+    description="CUB birds on Places backgrounds; 95 % of the training birds are on the place of their class",
+    license=_LICENSE,
+    citation="Sagawa, Koh, Hashimoto, Liang: Distributionally Robust Neural Networks for Group Shifts, ICLR 2020, "
+    "arXiv 1911.08731",
+    source="https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz (the same at "
+    "https://downloads.cs.stanford.edu/nlp/data/dro/waterbird_complete95_forest2water2.tar.gz, or as WILDS' "
+    "waterbirds v1.0 at https://worksheets.codalab.org/rest/bundles/0x505056d5cdea4e4eaa0e242cbfe2daa4/contents/blob/)"
+    f". {_CUB_SOURCE}",
+    has_boxes=True,
+    has_masks=True,
+    expected_counts={
+        "train": (3498, 184, 56, 1057),
+        "val": (467, 466, 133, 133),
+        "test": (2255, 2255, 642, 642),
+    },
+)
+
+INFO_100 = DatasetInfo(
+    name="waterbirds100",
+    version="1",
+    classes=CLASSES,
+    attributes=ATTRIBUTES,
+    preset="convnext",
+    description="CUB birds on Places backgrounds; every training bird is on the place of its class",
+    license=_LICENSE,
+    citation="Petryk, Dunlap, Nasseri, Gonzalez, Darrell, Rohrbach: On Guiding Visual Attention with Language "
+    "Specification, CVPR 2022, arXiv 2202.08926",
+    source="Google Drive, https://drive.google.com/uc?id=1zJpQYGEt1SuwitlNfE06TFyLaWX-st1k "
+    f"(linked from https://github.com/spetryk/GALS). {_CUB_SOURCE}",
+    has_boxes=True,
+    has_masks=True,
+    expected_counts={
+        "train": (3694, 0, 0, 1101),
+        "val": (461, 460, 139, 139),
+        "test": (2255, 2255, 642, 642),
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TableDataset:
+    """An opened dataset that is a table of image files."""
+
+    info: DatasetInfo
+    images: ImageSet
+
+    def split(self, name: str) -> ImageSplit:
+        """The split called ``name``; raises ``ConfigError`` for an unknown name."""
+        return self.images.split(name)
+
+    def fingerprint(self) -> str:
+        """Hash of file names, sizes, labels and splits, in table order."""
+        return self.images.fingerprint()
+
+
+@system_errors_as_data_errors()
+def open_waterbirds(info: DatasetInfo, root: Path | None) -> TableDataset:
+    """Open the variant that ``info`` declares below a data root, or in the root itself.
+
+    Raises:
+        DataMissing: no root was given, or the variant is not there.
+        DataError: the table or the files that it lists are malformed or incomplete.
+    """
+    if root is None:
+        raise DataMissing(
+            f"{info.name} needs a data root: pass --data-root DIR or set $SPURBENCH_DATA to the folder that holds "
+            f"{FOLDERS[info.name][0]}/. {_advice(info)}"
+        )
+    folder, table_path = _find(info, root)
+    table = read_table(table_path, num_classes=len(CLASSES), num_attributes=len(ATTRIBUTES))
+    images = open_image_set(table, folder, search_places(folder, root), len(ATTRIBUTES))
+    opened = TableDataset(replace(info, has_masks=images.has_masks, has_boxes=images.has_boxes), images)
+    _warn_about_counts(opened, folder)
+    return opened
+
+
+DATASETS = {info.name: DatasetSpec(info=info, open=partial(open_waterbirds, info)) for info in (INFO_95, INFO_100)}
+
+
+def search_places(folder: Path, root: Path) -> tuple[Path, ...]:
+    """Folders to search for masks and boxes: the set's own, those above it up to the root, and the root's parent."""
+    places = [folder]
+    while places[-1] != root and places[-1] != places[-1].parent:
+        places.append(places[-1].parent)
+    return (*places, root.absolute().parent)
+
+
+def _find(info: DatasetInfo, root: Path) -> tuple[Path, Path]:
+    """The image folder and its table."""
+    if not root.is_dir():
+        raise DataMissing(
+            f"{info.name}: data root {root} is not a folder; pass --data-root DIR or set $SPURBENCH_DATA. "
+            f"{_advice(info)}"
+        )
+    for folder in _candidates(info, root):
+        table = _table_of(info, folder)
+        if table is not None:
+            _refuse_other_variant(info, folder)
+            return folder, table
+    _refuse_other_variant(info, root)
+    raise DataMissing(_not_found(info, root))
+
+
+def _candidates(info: DatasetInfo, root: Path) -> Iterator[Path]:
+    for parent in PARENTS:
+        for name in FOLDERS[info.name]:
+            yield root / parent / name
+    yield root
+
+
+def _table_of(info: DatasetInfo, folder: Path) -> Path | None:
+    """The table of the images in ``folder``, if there is one.
+
+    The other dialect's table was published for WaterBirds-95 alone. With another draw's images, whose names are the
+    same, its labels would silently be wrong: for WaterBirds-100 it must lie in a folder of that name.
+    """
+    tables = [folder / TABLE]
+    named = folder.name in FOLDERS[info.name]
+    if named or info.name == "waterbirds95":
+        tables.append(folder / OTHER_TABLE)
+    if named and info.name == "waterbirds95":
+        above = folder.absolute().parent
+        tables += [above / OTHER_TABLE, above.parent / OTHER_TABLE]
+    return next((table for table in tables if folder.is_dir() and table.is_file()), None)
+
+
+def _refuse_other_variant(info: DatasetInfo, folder: Path) -> None:
+    """Raise when the folder's name, or that of the folder a link leads to, states another correlation."""
+    wanted = _correlation(info.name)
+    for name in (folder.absolute().name, folder.resolve().name):
+        stated = _correlation(name)
+        if stated not in (None, wanted):
+            others = [f"--dataset {other}" for other in FOLDERS if _correlation(other) == stated]
+            raise DataError(
+                f"{info.name}: {folder} is named '{name}', which states a correlation of {stated} %, and the draws "
+                f"differ. Use {' or '.join([*others, '--data-root DIR with the right folder'])}; "
+                f"a folder with a neutral name is taken as it is"
+            )
+
+
+def _correlation(name: str) -> int | None:
+    """The correlation in percent that a name states, if it does."""
+    if name == WILDS_FOLDER:
+        return 95
+    match = _CORRELATION_IN_NAME.match(name)
+    if match is None:
+        return None
+    return round(100 * float(match[1])) if "." in match[1] else int(match[1])
+
+
+def _not_found(info: DatasetInfo, root: Path) -> str:
+    names = ", ".join(f"{name}/" for name in FOLDERS[info.name])
+    number = sum(map(sum, (info.expected_counts or {}).values()))
+    archives = (root / f"{name}.tar.gz" for name in FOLDERS[info.name])
+    packed = next((f" {path} is there but not unpacked: tar -xzf it." for path in archives if path.is_file()), "")
+    return (
+        f"{info.name} not found below {root}/: looked for {names} there and in waterbirds/ and cub/data/, and for "
+        f"{TABLE} in {root}/ itself; expected {TABLE} and {number:,} images.{packed} {_advice(info)}"
+    )
+
+
+def _advice(info: DatasetInfo) -> str:
+    return f'Get it from {info.source}; or try minibirds100, which needs no download (see README "Datasets")'
+
+
+def _warn_about_counts(dataset: TableDataset, folder: Path) -> None:
+    """Log one warning when the numbers of samples differ from the published ones."""
+    info = dataset.info
+    differences = []
+    for name in SPLITS:
+        found = _counts(dataset.split(name), info.num_groups)
+        published = (info.expected_counts or {}).get(name, found)
+        if found != published:
+            differences.append(f"{name} {_slashed(found)} (published {_slashed(published)})")
+    if differences:
+        logger.warning(
+            "%s in %s is not the published set, so its numbers are not comparable; samples per group %s: %s",
+            info.name,
+            folder,
+            ", ".join(info.group_names),
+            "; ".join(differences),
+        )
+
+
+def _counts(split: ImageSplit, num_groups: int) -> tuple[int, ...]:
+    assert split.group is not None
+    return tuple(split.group.bincount(minlength=num_groups).tolist())
+
+
+def _slashed(counts: tuple[int, ...]) -> str:
+    return "/".join(map(str, counts))

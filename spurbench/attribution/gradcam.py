@@ -1,0 +1,97 @@
+"""GradCAM (Selvaraju et al., arXiv 1610.02391) for whole batches, at about the price of a forward pass.
+
+With A the output of a layer and s_c the logit of class c, equations 1 and 2 are
+
+    alpha_k = mean over (i, j) of d s_c / d A_kij        L_ij = ReLU(sum over k of alpha_k A_kij)
+
+Autograd records only what comes after the layer: everything before it runs without a graph.
+
+Shape letters: B images, C classes, K channels, H x W input pixels, h x w positions of the layer.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GradCAM", "gradcam"]
+
+
+class GradCAM(NamedTuple):
+    """Attribution maps and the logits that they explain, both without a graph."""
+
+    maps: Tensor
+    """float32 [B, h, w], at least 0, at the resolution of the layer and in no particular scale."""
+    logits: Tensor
+    """[B, C], in the precision of the model."""
+
+
+def gradcam(
+    model: nn.Module,
+    layer: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    images_B3HW: Tensor,
+    target_B: Tensor,
+) -> GradCAM:
+    """Explain one logit per image. Gradients of parameters stay as they are, and no hook is left behind.
+
+    Works in a caller's ``no_grad`` or ``inference_mode`` and under autocast; maps are made in float32 either way.
+
+    Args:
+        model: in evaluation mode, so that images do not mix and one backward pass serves the batch.
+        layer: a part of ``model`` with output [B, K, h, w] that ``forward`` calls once.
+        forward: from images to logits [B, C], through ``model``.
+        images_B3HW: as the model expects them.
+        target_B: int64, the class to explain in each image.
+
+    Raises:
+        ValueError: a model in training mode, or a layer whose output is not [B, K, h, w].
+        RuntimeError: ``forward`` calls the layer not exactly once, or its logits do not depend on it.
+    """
+    if model.training:
+        raise ValueError("gradcam needs a model in evaluation mode: in training mode the images of a batch mix")
+    with torch.inference_mode(False), torch.no_grad(), _eager(), _watch(layer) as outputs:
+        logits_BC = forward(images_B3HW)
+        if len(outputs) != 1:
+            raise RuntimeError(f"gradcam needs a layer that is called once per forward pass, got {len(outputs)} calls")
+        output_BKhw = outputs[0]
+        with torch.enable_grad():
+            # Images do not mix, so the gradient of the sum holds each image's own gradient.
+            score = logits_BC.float().gather(1, target_B[:, None]).sum()
+        (gradient_BKhw,) = torch.autograd.grad(score, output_BKhw)
+        alpha_BK = gradient_BKhw.float().mean(dim=(2, 3))
+        maps_Bhw = (alpha_BK[:, :, None, None] * output_BKhw.detach().float()).sum(dim=1).relu()
+        return GradCAM(maps_Bhw, logits_BC.detach())
+
+
+@contextlib.contextmanager
+def _watch(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the layer's outputs, and start recording a graph at them.
+
+    The grad mode that the hook switches on outlives the hook, up to the ``no_grad`` block around the forward pass.
+    """
+    outputs: list[Tensor] = []
+
+    def start_graph(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if output.ndim != 4:
+            raise ValueError(f"gradcam needs a layer with output [B, K, h, w], got {tuple(output.shape)}")
+        leaf = output.detach().requires_grad_()
+        outputs.append(leaf)
+        torch.set_grad_enabled(True)
+        return leaf.clone()  # What follows may work in place, which a leaf does not allow.
+
+    handle = layer.register_forward_hook(start_graph)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Code that was compiled before the hook existed would skip it; run its source instead."""
+    if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and importing it takes seconds.
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")

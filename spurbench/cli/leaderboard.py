@@ -1,0 +1,96 @@
+"""``spurbench leaderboard``: a table of finished runs."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from spurbench.cli.common import print_json
+from spurbench.cli.render import percent, print_table
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Collect, select, print."""
+    from spurbench.errors import DataMissing
+    from spurbench.leaderboard import aggregate, collect, write_parquet
+
+    folders = [Path(name).expanduser() for name in options.results or [options.results_root]]
+    found = collect(folders)
+    for path in found.damaged:
+        print(f"note: skipped a damaged record: {path}", file=sys.stderr)
+    if found.failed:
+        print(f"note: {len(found.failed)} failed runs are not in the table: {', '.join(found.failed)}", file=sys.stderr)
+    table = aggregate(found.rows, options.select)
+    if not table:
+        offered = sorted({row["selection"] for row in found.rows})
+        have = f"the {len(found.rows)} rows there offer {', '.join(offered)}" if offered else "there are no finished runs"
+        raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule '{options.select}': {have}")
+    if options.output:
+        write_parquet(found.rows, Path(options.output))
+    if options.format == "json":
+        print_json({"runs": [row for row in found.rows if row["selection"] == options.select], "table": table})
+    elif options.format == "csv":
+        _csv(table)
+    else:
+        _print(table, options.select, markdown=options.format == "markdown")
+    return 0
+
+
+_HEADER = ["dataset", "method", "backbone", "seeds", "WGA", "accuracy", "group mean", "EPG", "base rate", "density", "GMACs", "params M", "access"]  # fmt: skip
+
+
+def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
+    labels = _labels(table)
+    lines = [
+        [
+            entry["dataset"],
+            label,
+            entry["backbone"],
+            str(entry["n_seeds"]),
+            _spread(entry, "worst_group_accuracy"),
+            _spread(entry, "accuracy"),
+            _spread(entry, "group_mean_accuracy"),
+            f"{_spread(entry, 'epg')} {entry['epg_source'] or ''}".strip(),
+            percent(entry["epg_base_rate_mean"]),
+            percent(entry["mask_density_mean"]),
+            f"{entry['gmacs']:.3f} (+{entry['gmacs'] - entry['gmacs_backbone']:.3f})",
+            f"{entry['params'] / 1e6:.2f} (+{(entry['params'] - entry['params_backbone']) / 1e6:.2f})",
+            entry["access"],
+        ]
+        for entry, label in zip(table, labels, strict=True)
+    ]
+    title = f"test split, selection {rule}, mean ± s.d. over seeds, percent"
+    if markdown:
+        print(f"{title}\n")
+        for line in [_HEADER, ["---"] * len(_HEADER), *lines]:
+            print("| " + " | ".join(line) + " |")
+    else:
+        print_table(title, _HEADER, lines)
+
+
+def _labels(table: list[dict[str, Any]]) -> list[str]:
+    """Labels; where two lines share one, the options in which they differ are added."""
+    labels = []
+    for entry in table:
+        twins = [
+            other["options"]
+            for other in table
+            if (other["label"], other["dataset"]) == (entry["label"], entry["dataset"]) and other is not entry
+        ]
+        differing = sorted({key for twin in twins for key in twin if twin[key] != entry["options"].get(key)})
+        extra = ", ".join(f"{key}={entry['options'][key]}" for key in differing)
+        labels.append(f"{entry['label']} {extra}".strip())
+    return labels
+
+
+def _spread(entry: dict[str, Any], name: str) -> str:
+    mean, deviation = entry[f"{name}_mean"], entry[f"{name}_sd"]
+    return percent(mean) + (f" ± {percent(deviation)}" if deviation is not None else "")
+
+
+def _csv(table: list[dict[str, Any]]) -> None:
+    columns = [key for key in table[0] if key != "options" and not key.endswith("_values")]
+    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({**entry, "seeds": " ".join(map(str, entry["seeds"]))} for entry in table)

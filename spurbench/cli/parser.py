@@ -1,0 +1,227 @@
+"""All commands and flags. Imports nothing heavy: this is what ``--help`` costs."""
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+
+from spurbench import __version__
+
+__all__ = ["parse"]
+
+_RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; exits with 2 on wrong usage, offering the closest flag or command."""
+    parser = _build()
+    options, unknown = parser.parse_known_args([_dashes(argument) for argument in arguments])
+    if getattr(options, "module", None) is None:
+        parser.print_help()
+        raise SystemExit(0 if not arguments else 2)
+    if unknown:
+        flags = [flag for flag in options.parser._option_string_actions if flag.startswith("--")]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        options.parser.error(f"unknown argument {unknown[0]}{hint}")
+    return options
+
+
+def _dashes(argument: str) -> str:
+    """``--data_root`` is ``--data-root``; values are left alone."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _build() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spurbench",
+        description="Benchmarks of spurious-correlation methods in image classification.",
+        epilog="example:\n  spurbench run --method 'aim[1,25%]' --dataset minibirds100",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spurbench {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    _run(commands)
+    _sweep(commands)
+    _leaderboard(commands)
+    _show(commands)
+    _explain(commands)
+    _cost(commands)
+    _list(commands)
+    _data(commands)
+    _prefetch(commands)
+    return parser
+
+
+def _run(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "run", "train and measure one method on one dataset", "spurbench run --method erm --dataset minibirds100"
+    )
+    _what(parser)
+    _where(parser)
+    parser.add_argument("--force", action="store_true", help="start over; the old record stays until the new one is done")
+    _json(parser)
+
+
+def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "sweep", "bring every run of a grid file to completion", "spurbench sweep cluster/demo.yaml --dry-run"
+    )
+    parser.add_argument("file", help="YAML file with datasets, methods and seeds")
+    parser.add_argument("--launcher", choices=("local",), default="local", help="where runs are executed")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and what is done")
+    _plugin(parser)
+    _where(parser)
+    _json(parser)
+
+
+def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "leaderboard", "fold finished runs into a table", "spurbench leaderboard --select val_wga --format markdown"
+    )
+    parser.add_argument("results", nargs="*", help="result folders (default: --results)")
+    parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
+    parser.add_argument("--format", default="table", choices=("table", "markdown", "csv", "json"), help="how to print")
+    parser.add_argument("--output", help="also write all rows to this Parquet file")
+    _results(parser)
+
+
+def _show(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "show", "print the resolved configuration and id of a run, run nothing",
+        "spurbench show --method 'aim[2,35%]' --dataset minibirds95",
+    )  # fmt: skip
+    _what(parser)
+    _where(parser)
+    _json(parser)
+
+
+def _explain(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "explain", "draw what finished runs look at", "spurbench explain --results demo -o masks.png"
+    )
+    parser.add_argument(
+        "run", nargs="*", help="run ids (their first digits are enough) or folders of runs; all below --results if none"
+    )
+    parser.add_argument("-o", "--output", default="masks.png", help="picture to write (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--select", choices=_RULES, help="rule whose weights are used (default: the run's first)")
+    _plugin(parser)
+    _where(parser)
+
+
+def _cost(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "cost", "multiply-adds and parameters of a method and of its plain backbone",
+        "spurbench cost --method 'aim[2,35%]' --backbone convnext_tiny",
+    )  # fmt: skip
+    parser.add_argument("--method", "--algorithm", required=True, help="name, or the notation aim[2,35%%]")
+    parser.add_argument("--backbone", default="convnext_tiny", help="timm model (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, metavar="N", help="side in pixels (default: the preset's)")
+    parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example method.width=96")
+    _plugin(parser)
+    _json(parser)
+
+
+def _list(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(commands, "list", "what there is: methods, datasets, backbones, presets", "spurbench list methods")
+    parser.add_argument("what", choices=("methods", "datasets", "backbones", "presets"))
+    parser.add_argument("filter", nargs="?", default="", help="only names that contain this")
+    _plugin(parser)
+    _json(parser)
+
+
+def _data(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser("data", help="datasets on disk", description="Datasets on disk.")
+    actions = parser.add_subparsers(metavar="ACTION", title="actions", required=True)
+    generate = _command(
+        actions, "generate", "write a procedural dataset to a folder in the official layout of the set it stands for",
+        "spurbench data generate minibirds95 --to data",
+        module="data",
+    )  # fmt: skip
+    generate.add_argument("dataset", help="name of a procedural dataset")
+    generate.add_argument("--to", required=True, metavar="DIR", help="folder to write to")
+    _plugin(generate)
+
+
+def _prefetch(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "prefetch", "fetch pretrained weights where there is a network, for nodes without",
+        "spurbench prefetch convnext_tiny resnet50",
+    )  # fmt: skip
+    parser.add_argument("backbones", nargs="+", help="timm models, with or without a tag")
+
+
+def _what(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which run."""
+    parser.add_argument("--method", "--algorithm", required=True, help="name, or the notation aim[2,35%%]")
+    parser.add_argument("--dataset", required=True, help="name, or a folder with a metadata.csv")
+    parser.add_argument("--backbone", help="any timm model (default: the preset's)")
+    parser.add_argument("--weights", help="none, default, a timm tag, or a file (default: the preset's)")
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
+    parser.add_argument("--preset", help="recipe by name or file (default: the dataset's)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="short for --set train.epochs=N")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="short for --set train.batch_size=N")
+    parser.add_argument("--lr", type=float, help="short for --set train.optimizer.lr=...")
+    parser.add_argument("--oracle", action="store_true", help="keep test counts per epoch; marked in every row")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any option, for example method.tau=0.35"
+    )
+    _plugin(parser)
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    """Flags that say where files lie and what computes; no part of a run's identity."""
+    _results(parser)
+    parser.add_argument(
+        "--data-root", "--data-dir", "--root-dir", default=os.environ.get("SPURBENCH_DATA"), metavar="DIR",
+        help="folder below which datasets lie (default: $SPURBENCH_DATA)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+
+
+def _results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", "--output-dir", dest="results_root", default=os.environ.get("SPURBENCH_RESULTS", "results"),
+        metavar="DIR", help="folder of results (default: $SPURBENCH_RESULTS or results)",
+    )  # fmt: skip
+
+
+def _plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file with a METHOD or DATASET of your own"
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _command(commands, name: str, summary: str, example: str, module: str | None = None) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(module=module or name, parser=parser)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, got '{text}'")
+    return value
+
+

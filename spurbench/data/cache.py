@@ -1,0 +1,469 @@
+"""Images decoded once into a memory-mapped uint8 cache that all processes on a machine share.
+
+A cache is a directory that appears by one atomic rename, so it is whole or absent. It is built by the first process
+that needs it, under a lock; the others wait and then map the same pages.
+"""
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import re
+import secrets
+import shutil
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spurbench.errors import DataError
+from spurbench.io import read_json, write_json
+from spurbench.types import Sample
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["CACHE_VERSION", "Frames", "Samples", "load_frames"]
+
+logger = getLogger(__name__)
+
+CACHE_VERSION = 1
+"""Raised when equal images would be stored as other pixels or in other files."""
+
+META = "meta.json"
+IMAGES = "images.u8"
+MASKS = "masks.u8"
+BOXES = "boxes.f32"
+
+CHUNK = 16
+"""Samples that one thread decodes before it hands them over."""
+
+MAX_THREADS = 32
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """A split squashed to R x R, in split order. Read only: writing to the mapped arrays kills the process."""
+
+    images: Tensor
+    """uint8 [N, R, R, 3], RGB."""
+    masks: Tensor | None
+    """uint8 [N, R, R], 1 on the foreground object; None when the split has no masks."""
+    boxes: Tensor | None
+    """float32 [N, K, 4], xyxy in frame pixels, padded with NaN; None when the split has no boxes."""
+
+
+class Samples(Protocol):
+    """What the cache needs of a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Decode one sample; called from several threads."""
+
+
+def load_frames(
+    split: Samples,
+    *,
+    key: str,
+    resize: int,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> Frames:
+    """The frames of ``split``, from the cache below ``folder``; built there if absent or damaged.
+
+    Args:
+        split: Samples to decode; touched only when there is no cache.
+        key: Says which images these are. Equal keys must mean equal images, masks, boxes and order.
+        resize: R. Images are squashed with the antialiased bilinear filter of ``torchvision.transforms.Resize((R, R))``
+            on PIL images, masks by nearest neighbour.
+        folder: Where caches lie; may be shared by processes and users.
+        progress: Called with (samples done, all samples) while this process builds.
+        threads: Decoding threads; one per available core by default.
+
+    Raises:
+        DataError: a sample is damaged (the split's own error, unchanged), only some samples have a mask, or the cache
+            cannot be written. No cache is left behind.
+    """
+    target = folder / _directory_name(key, resize)
+    identity = {"cache_version": CACHE_VERSION, "key": key, "resize": resize, "number": len(split)}
+    frames = _open(target, identity)
+    if frames is not None:
+        return frames
+    needed = _num_bytes(len(split), resize, masks=False)
+    with _writing(folder, needed):
+        folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, needed)
+    with _lock(folder / f".{target.name}.lock", folder, needed) as locked:
+        frames = _open(target, identity)  # by the process that held the lock before
+        if frames is not None:
+            return frames
+        if locked:  # without a lock, another process may still write to its temporary directory
+            _remove_leftovers(target)
+        _build(split, target, identity, progress, threads or min(_available_cores(), MAX_THREADS))
+    frames = _open(target, identity)
+    if frames is None:
+        raise DataError(f"{target}: the image cache was written but cannot be read back; is something deleting it?")
+    return frames
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def _directory_name(key: str, resize: int) -> str:
+    """Readable, safe as a file name, and different for different keys."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", key).strip("-.")[:60]
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}-r{resize}-v{CACHE_VERSION}"
+
+
+def _open(target: Path, identity: dict[str, Any]) -> Frames | None:
+    """Map a complete cache; None when it is absent, damaged or of other data."""
+    try:
+        meta = read_json(target / META)
+        if {name: meta[name] for name in identity} != identity:
+            return None
+        shapes = {name: None if shape is None else tuple(shape) for name, shape in meta["shapes"].items()}
+        number, resize = identity["number"], identity["resize"]
+        if shapes["images"] != (number, resize, resize, 3):
+            return None
+        return Frames(
+            images=_map_bytes(target / IMAGES, shapes["images"]),
+            masks=None if shapes["masks"] is None else _map_bytes(target / MASKS, shapes["masks"]),
+            boxes=None if shapes["boxes"] is None else _read_floats(target / BOXES, shapes["boxes"]),
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read the image cache {target}: {error.strerror or error}") from error
+
+
+def _map_bytes(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor over the file's own pages, shared with every process that maps them."""
+    _check_size(path, math.prod(shape))
+    if math.prod(shape) == 0:  # no page to map
+        return torch.empty(shape, dtype=torch.uint8)
+    array = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    with warnings.catch_warnings():
+        # A private writable mapping would not warn, but the kernel refuses those larger than the memory.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        return torch.from_numpy(array)
+
+
+def _read_floats(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A float32 tensor with the file's content, in this process's own memory."""
+    _check_size(path, 4 * math.prod(shape))
+    return torch.from_numpy(np.fromfile(path, dtype="<f4").astype(np.float32).reshape(shape))
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size
+    if size != expected:
+        raise ValueError(f"{path} has {size} bytes instead of {expected}")
+
+
+# --------------------------------------------------------------------------------------------------------- decoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chunk:
+    """Some consecutive samples, decoded and squashed."""
+
+    images: Bytes
+    """[b, R, R, 3]."""
+    masks: Bytes | None
+    """0 or 1, [b, R, R]."""
+    boxes: list[Floats | None]
+    """[n, 4] per sample, in frame pixels."""
+
+
+def _decode_chunk(split: Samples, resize: int, start: int) -> _Chunk:
+    """Samples ``start`` to ``start + CHUNK``, or to the end."""
+    samples = [split[index] for index in range(start, min(start + CHUNK, len(split)))]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    if masks and len(masks) < len(samples):
+        raise _mixed_masks(start, start + len(samples))
+    return _Chunk(
+        images=np.stack([_squash_image(sample.image, resize) for sample in samples]),
+        masks=np.stack([_squash_mask(mask, resize) for mask in masks]) if masks else None,
+        boxes=[None if s.boxes is None else _squash_boxes(s.boxes, s.image, resize) for s in samples],
+    )
+
+
+def _mixed_masks(start: int, stop: int) -> DataError:
+    return DataError(
+        f"some samples have a mask and others have none, first seen at samples {start} to {stop - 1}; "
+        "a split needs a mask for every image or for none"
+    )
+
+
+def _squash_image(image_3HW: Tensor, resize: int) -> Bytes:
+    pixels_HW3: Bytes = np.ascontiguousarray(image_3HW.permute(1, 2, 0).numpy())
+    if pixels_HW3.shape[:2] == (resize, resize):
+        return pixels_HW3
+    return np.asarray(Image.fromarray(pixels_HW3).resize((resize, resize), Image.Resampling.BILINEAR))
+
+
+def _squash_mask(mask_HW: Tensor, resize: int) -> Bytes:
+    pixels_HW: Bytes = np.ascontiguousarray(mask_HW.numpy()).view(np.uint8)
+    if pixels_HW.shape == (resize, resize):
+        return pixels_HW
+    return np.asarray(Image.fromarray(pixels_HW).resize((resize, resize), Image.Resampling.NEAREST))
+
+
+def _squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
+    _, height, width = image_3HW.shape
+    size = np.array([width, height, width, height], dtype=np.float64)
+    return (boxes_n4.numpy().astype(np.float64) * resize / size).astype(np.float32)
+
+
+def _decode_in_order(split: Samples, resize: int, threads: int) -> Generator[_Chunk, None, None]:
+    """All chunks, first to last; decoded ahead, but never more than a few per thread are in memory."""
+    decode = partial(_decode_chunk, split, resize)
+    pending: deque[Future[_Chunk]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for start in range(0, len(split), CHUNK):
+            pending.append(pool.submit(decode, start))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _single_threaded_operations() -> Iterator[None]:
+    """Threads that decode side by side must not each start a team of threads for every small tensor operation."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --------------------------------------------------------------------------------------------------------- building
+
+
+def _build(
+    split: Samples,
+    target: Path,
+    identity: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+    threads: int,
+) -> None:
+    """Write a cache beside ``target`` and move it there."""
+    needed = _num_bytes(identity["number"], identity["resize"], masks=False)
+    temporary = _temporary(target)
+    chunks = _decode_in_order(split, identity["resize"], threads)
+    try:
+        with _writing(target.parent, needed):
+            temporary.mkdir()
+        with _single_threaded_operations(), contextlib.closing(chunks):
+            shapes = _write_arrays(chunks, temporary, identity["number"], identity["resize"], progress)
+        with _writing(target.parent, needed):
+            write_json(temporary / META, {**identity, "shapes": shapes, "pillow": PIL.__version__})
+            _publish(temporary, target, identity)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # nothing is there when it was moved
+
+
+def _write_arrays(
+    chunks: Iterator[_Chunk],
+    temporary: Path,
+    number: int,
+    resize: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, tuple[int, ...] | None]:
+    """Write all arrays in order, to the disk itself, and return their shapes."""
+    boxes: list[Floats | None] = []
+    has_masks: bool | None = None
+    needed = _num_bytes(number, resize, masks=False)
+    with contextlib.ExitStack() as stack:
+        with _writing(temporary.parent, needed):
+            images_file = stack.enter_context((temporary / IMAGES).open("wb"))
+            masks_file = stack.enter_context((temporary / MASKS).open("wb"))
+        for chunk in chunks:
+            if has_masks is None:  # the first chunk tells
+                has_masks = chunk.masks is not None
+                needed = _num_bytes(number, resize, masks=has_masks)
+                _check_space(temporary.parent, needed)
+            if (chunk.masks is not None) != has_masks:
+                raise _mixed_masks(len(boxes), len(boxes) + len(chunk.images))
+            with _writing(temporary.parent, needed):
+                images_file.write(chunk.images.data)
+                if chunk.masks is not None:
+                    masks_file.write(chunk.masks.data)
+            boxes += chunk.boxes
+            if progress is not None:
+                progress(len(boxes), number)
+        padded = _pad_boxes(boxes)
+        with _writing(temporary.parent, needed):
+            _sync(images_file)
+            _sync(masks_file)
+            if padded is not None:
+                boxes_file = stack.enter_context((temporary / BOXES).open("wb"))
+                boxes_file.write(padded.astype("<f4").tobytes())
+                _sync(boxes_file)
+            if not has_masks:
+                (temporary / MASKS).unlink()
+    return {
+        "images": (number, resize, resize, 3),
+        "masks": (number, resize, resize) if has_masks else None,
+        "boxes": None if padded is None else padded.shape,
+    }
+
+
+def _pad_boxes(boxes: list[Floats | None]) -> Floats | None:
+    """[N, K, 4] with K the largest number of boxes, rows of NaN where there are fewer; None without any boxes."""
+    if all(rows is None for rows in boxes):
+        return None
+    most = max(len(rows) for rows in boxes if rows is not None)
+    padded = np.full((len(boxes), most, 4), np.nan, dtype=np.float32)
+    for index, rows in enumerate(boxes):
+        if rows is not None:
+            padded[index, : len(rows)] = rows
+    return padded
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _publish(temporary: Path, target: Path, identity: dict[str, Any]) -> None:
+    """Move a complete cache into place; a valid one that is already there wins, a damaged one goes."""
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
+        if _open(target, identity) is not None:
+            return
+        damaged = _temporary(target)
+        target.rename(damaged)  # processes that have mapped it keep their pages
+        temporary.rename(target)
+        _remove(damaged)
+
+
+def _temporary(target: Path) -> Path:
+    return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What killed builders left behind. Only for the holder of the lock: nobody else is building then."""
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+        logger.info("removing %s, left by a build that was stopped", leftover)
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, folder: Path, needed: int) -> Iterator[bool]:
+    """Wait for the exclusive lock on ``path``; gives False where the platform or the file system has none.
+
+    The kernel releases it when its process ends, however that happens. The file stays: removing it would let two
+    processes lock two different files.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writing(folder, needed):
+            stream = stack.enter_context(path.open("ab"))
+        locked = _acquire(stream)
+        try:
+            yield locked
+        finally:
+            if locked:
+                _release(stream)
+
+
+if sys.platform != "win32":
+
+    def _acquire(stream: BinaryIO) -> bool:
+        try:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("another process is decoding these images; waiting for it (%s)", stream.name)
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.info("no lock on %s (%s): building without one", stream.name, error)
+            return False
+        return True
+
+    def _release(stream: BinaryIO) -> None:
+        # Closing alone would not do if a child was forked meanwhile: it shares the lock.
+        fcntl.flock(stream, fcntl.LOCK_UN)
+
+else:
+
+    def _acquire(stream: BinaryIO) -> bool:
+        return False
+
+    def _release(stream: BinaryIO) -> None:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------------ space
+
+
+def _num_bytes(number: int, resize: int, *, masks: bool) -> int:
+    """Bytes of the images, and of the masks if there are any; boxes are negligible."""
+    return number * resize * resize * (4 if masks else 3)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Fail before an hour of decoding rather than after it."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(_cannot_write(folder, needed, f"only {_readable(free)} are free"))
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, needed: int) -> Iterator[None]:
+    """Explain a full disk, a folder without write permission and the like."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(_cannot_write(folder, needed, error.strerror or str(error))) from error
+
+
+def _cannot_write(folder: Path, needed: int, reason: str) -> str:
+    return (
+        f"cannot write the image cache to {folder}, which needs {needed:,} bytes ({_readable(needed)}): {reason}; "
+        "set $SPURBENCH_CACHE to a folder with room for it"
+    )
+
+
+def _readable(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

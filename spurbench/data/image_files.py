@@ -1,0 +1,242 @@
+"""Where the files behind an image table lie: images, masks and boxes, in the folder layouts of the field.
+
+Files are joined by *key*: an image's path below its set, such as ``001.Albatross/Albatross_0046_18.jpg``. Masks carry
+the same key with the ending ``.png``, and CUB's ``images.txt`` lists the keys, so that composites on CUB images (which
+keep their names and pixel sizes) share the masks and boxes of CUB.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path, PurePosixPath
+
+from spurbench.data.image_table import BOX_COLUMNS, MASK_COLUMN, Box, Table, read_text
+from spurbench.errors import DataError
+
+__all__ = ["ExistingFiles", "ImageFile", "find_boxes", "find_masks", "locate_images", "system_errors_as_data_errors"]
+
+logger = getLogger(__name__)
+
+CUB_FOLDER = "CUB_200_2011"
+MASK_FOLDER = "segmentations"
+NUM_SHOWN = 3
+"""Missing files that an error lists by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An image of a table: where it is, and its key."""
+
+    path: Path
+    key: str
+
+
+@contextlib.contextmanager
+def system_errors_as_data_errors() -> Iterator[None]:
+    """Turn what the system refuses to read, such as a folder without permission, into ``DataError``."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
+class ExistingFiles:
+    """Tells whether files exist, from one listing per folder.
+
+    That is far fewer system calls than one per file, which counts most on network disks.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, frozenset[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = self._list(folder)
+        return path.name in self._folders[folder]
+
+    @staticmethod
+    def _list(folder: Path) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return frozenset(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+
+
+def locate_images(table: Table, folder: Path, existing: ExistingFiles) -> tuple[ImageFile, ...]:
+    """The image of every row, in row order.
+
+    File names may be absolute, relative to ``folder``, to its parent (they then begin with the folder's name) or to
+    the folder of the table.
+
+    Raises:
+        DataError: an image is missing or listed twice.
+    """
+    base = _base(table, folder, existing)
+    paths = [_join(base, row.filename) for row in table.rows]
+    _check_unique(table, paths)
+    missing = [position for position, path in enumerate(paths) if path not in existing]
+    if missing:
+        shown = "; ".join(f"{paths[i]} (line {table.rows[i].line})" for i in missing[:NUM_SHOWN])
+        raise DataError(
+            f"{table.path}: {len(missing):,} of {len(paths):,} listed images are missing, "
+            f"the first: {shown}; was the archive unpacked completely?"
+        )
+    return tuple(ImageFile(path=path, key=key) for path, key in zip(paths, _keys(paths, folder), strict=True))
+
+
+def find_masks(
+    table: Table, images: Sequence[ImageFile], folder: Path, places: Sequence[Path], existing: ExistingFiles
+) -> tuple[Path | None, ...]:
+    """The mask of every row: from the table's column, else from a ``segmentations`` folder; all None without masks.
+
+    ``places`` are the folders to search, ``folder`` among them. A mask folder outside ``folder`` that holds not a
+    single mask for this table belongs to other data and is passed over.
+
+    Raises:
+        DataError: some masks are there and others are missing.
+    """
+    if MASK_COLUMN in table.columns:
+        return _listed_masks(table, folder, existing)
+    keys = [PurePosixPath(image.key).with_suffix(".png") for image in images]
+    for region_folder, ours in _region_folders(places, folder):
+        masks_folder = region_folder / MASK_FOLDER
+        if not masks_folder.is_dir():
+            continue
+        masks = tuple(masks_folder / key for key in keys)
+        missing = [position for position, mask in enumerate(masks) if mask not in existing]
+        if missing and (ours or len(missing) < len(masks)):
+            first = missing[0]
+            raise DataError(
+                f"{masks_folder} lacks {len(missing):,} of {len(masks):,} masks, the first: {masks[first]} "
+                f"({table.where(table.rows[first])}); add them, or move the folder away to go without masks"
+            )
+        if not missing:
+            return masks
+    return (None,) * len(images)
+
+
+def find_boxes(
+    table: Table, images: Sequence[ImageFile], folder: Path, places: Sequence[Path]
+) -> tuple[Box | None, ...]:
+    """The box of every row: from the table's columns, else from CUB's text files; all None without boxes.
+
+    Searches as ``find_masks`` does.
+
+    Raises:
+        DataError: malformed text files, or boxes for some images and not for others.
+    """
+    if set(BOX_COLUMNS) <= table.columns:
+        return tuple(row.box for row in table.rows)
+    for boxes_folder, ours in _region_folders(places, folder):
+        boxes_by_key = _read_cub_boxes(boxes_folder)
+        if boxes_by_key is None:
+            continue
+        boxes = tuple(boxes_by_key.get(image.key) for image in images)
+        missing = [position for position, box in enumerate(boxes) if box is None]
+        if missing and (ours or len(missing) < len(boxes)):
+            first = missing[0]
+            raise DataError(
+                f"{boxes_folder}/bounding_boxes.txt lacks {len(missing):,} of {len(boxes):,} boxes, the first that of "
+                f"{images[first].key} ({table.where(table.rows[first])}); names are taken from images.txt beside it"
+            )
+        if not missing:
+            return boxes
+    return (None,) * len(images)
+
+
+def _base(table: Table, folder: Path, existing: ExistingFiles) -> Path:
+    """The folder that file names are relative to: the first in which any of the images exists."""
+    for base in (folder, folder.absolute().parent, table.path.parent):
+        if any(_join(base, row.filename) in existing for row in table.rows):
+            return base
+    return folder
+
+
+def _join(base: Path, name: str) -> Path:
+    return Path(os.path.normpath(base / name))
+
+
+def _check_unique(table: Table, paths: Sequence[Path]) -> None:
+    lines: dict[Path, int] = {}
+    for row, path in zip(table.rows, paths, strict=True):
+        first = lines.setdefault(path, row.line)
+        if first != row.line:
+            raise DataError(f"{table.where(row)}: {row.filename} was already listed in line {first}")
+
+
+def _keys(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Paths below ``folder``; below their own common folder when some image lies elsewhere.
+
+    Either way the keys of a moved data set stay equal.
+    """
+    absolute = [path.absolute() for path in paths]
+    base = folder.absolute()
+    if not all(path.is_relative_to(base) for path in absolute):
+        base = Path(os.path.commonpath([path.parent for path in absolute]))
+    return [path.relative_to(base).as_posix() for path in absolute]
+
+
+def _region_folders(places: Sequence[Path], folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Folders that may hold masks or boxes, and whether each lies in ``folder`` itself.
+
+    CUB's archives unpack beside each other, while most published code wants the masks inside CUB's folder: both count.
+    """
+    for place in places:
+        yield place, place == folder
+        yield place / CUB_FOLDER, place == folder
+
+
+def _listed_masks(table: Table, folder: Path, existing: ExistingFiles) -> tuple[Path | None, ...]:
+    base = _base(table, folder, existing)
+    masks = tuple(_join(base, row.mask) if row.mask else None for row in table.rows)
+    for row, mask in zip(table.rows, masks, strict=True):
+        if mask is not None and mask not in existing:
+            raise DataError(f"{table.where(row)}: mask {mask} is missing; correct {MASK_COLUMN} or leave it blank")
+    return masks
+
+
+def _read_cub_boxes(folder: Path) -> dict[str, Box] | None:
+    """Boxes by image key, from ``images.txt`` and ``bounding_boxes.txt``; None when ``folder`` has no boxes.
+
+    The ids in the two files only link them; they are not row numbers of any other table.
+    """
+    boxes_path, images_path = folder / "bounding_boxes.txt", folder / "images.txt"
+    if not boxes_path.is_file():
+        return None
+    if not images_path.is_file():
+        logger.warning("%s is ignored: images.txt, which says whose boxes they are, is not beside it", boxes_path)
+        return None
+    keys = dict(_cub_lines(images_path))
+    boxes = {key: _cub_box(boxes_path, key, text) for key, text in _cub_lines(boxes_path)}
+    return {name: boxes[key] for key, name in keys.items() if key in boxes}
+
+
+def _cub_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Id and rest of every line; the rest may hold spaces."""
+    seen = set()
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        key, _, rest = line.strip().partition(" ")
+        if not rest.strip():
+            raise DataError(f"{path}, line {number}: '{line}' is not an id followed by a value; is the file cut off?")
+        if key in seen:
+            raise DataError(f"{path}, line {number}: id {key} appears twice")
+        seen.add(key)
+        yield key, rest.strip()
+
+
+def _cub_box(path: Path, key: str, text: str) -> Box:
+    """The box as xyxy, from CUB's ``x y width height``."""
+    try:
+        x, y, width, height = map(float, text.split())
+    except ValueError:
+        raise DataError(f"{path}, id {key}: '{text}' is not x y width height in pixels") from None
+    if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
+        raise DataError(f"{path}, id {key}: box '{text}' is empty or not finite")
+    return x, y, x + width, y + height

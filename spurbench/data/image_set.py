@@ -1,0 +1,231 @@
+"""Splits of image files: labels at hand, pixels decoded one sample at a time."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spurbench.data.image_files import ExistingFiles, find_boxes, find_masks, locate_images
+from spurbench.data.image_table import SPLITS, Box, Table
+from spurbench.errors import ConfigError, DataError, did_you_mean
+from spurbench.types import Sample
+
+__all__ = ["MASK_THRESHOLD", "ImageRecord", "ImageSet", "ImageSplit", "open_image_set"]
+
+MASK_THRESHOLD = 127
+"""Foreground is brighter than this. CUB's masks are grey where annotators disagreed and at their smoothed edges, and
+no threshold is published; the middle of 0..255 is where at least half of the annotators saw the bird."""
+
+_DEEP_MODES = ("I", "F")
+"""Beginnings of the PIL modes with more than 8 bits per channel, which conversion would clip to white."""
+
+_QUIET_PIL = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """Everything known about one image without opening it."""
+
+    where: str
+    """Its row, for messages: ``"data/metadata.csv, line 7"``."""
+    path: Path
+    key: str
+    """Path below the set's folder."""
+    split: str
+    y: int
+    attribute: int | None
+    mask: Path | None
+    box: Box | None
+
+
+class ImageSplit:
+    """One split; satisfies ``spurbench.dataset.SplitData``. Holds no open file, so threads may share it."""
+
+    def __init__(self, records: Sequence[ImageRecord], num_attributes: int | None) -> None:
+        self._records = tuple(records)
+        self._y = torch.tensor([record.y for record in self._records], dtype=torch.int64)
+        self._group: Tensor | None = None
+        if num_attributes is not None:
+            attributes = torch.tensor([record.attribute for record in self._records], dtype=torch.int64)
+            self._group = self._y * num_attributes + attributes
+
+    @property
+    def y(self) -> Tensor:
+        """int64 [n]."""
+        return self._y
+
+    @property
+    def group(self) -> Tensor | None:
+        """int64 [n]; None without attributes."""
+        return self._group
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode one sample.
+
+        Raises:
+            DataError: a damaged image or mask, a mask of another size than its image, a box beside its image.
+            IndexError: no such position.
+        """
+        index = range(len(self._records))[index]
+        record = self._records[index]
+        image = _read_image(record)
+        return Sample(
+            image=image,
+            y=record.y,
+            group=None if self._group is None else int(self._group[index]),
+            index=index,
+            boxes=None if record.box is None else _box_tensor(record, record.box, image),
+            mask=None if record.mask is None else _read_mask(record, record.mask, image),
+        )
+
+
+class ImageSet:
+    """All splits of a table whose files have been found."""
+
+    def __init__(self, records: Sequence[ImageRecord], num_attributes: int | None) -> None:
+        self._records = tuple(records)
+        self.has_masks = any(record.mask is not None for record in self._records)
+        self.has_boxes = any(record.box is not None for record in self._records)
+        self._splits = {
+            name: ImageSplit([record for record in self._records if record.split == name], num_attributes)
+            for name in SPLITS
+        }
+
+    def split(self, name: str) -> ImageSplit:
+        """Samples in table order; raises ``ConfigError`` for an unknown name."""
+        if name not in self._splits:
+            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SPLITS)}; available: {', '.join(SPLITS)}")
+        return self._splits[name]
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over names, sizes in bytes, labels, splits and boxes in table order; pixels are not read.
+
+        The order counts, for it gives the samples their index. The place of the set on the disk does not.
+
+        Raises:
+            DataError: a file has vanished since the set was opened.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for record in self._records:
+            mask = None if record.mask is None else (record.mask.name, _size(record.mask, record.where))
+            size = _size(record.path, record.where)
+            row = (record.key, size, record.y, record.attribute, record.split, mask, record.box)
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attributes: int | None) -> ImageSet:
+    """Find the files of ``table`` and make its splits; see ``locate_images``, ``find_masks`` and ``find_boxes``.
+
+    ``folder`` holds the images; ``places`` are the folders to search for masks and boxes.
+
+    Raises:
+        DataError: files are missing or malformed.
+    """
+    existing = ExistingFiles()
+    images = locate_images(table, folder, existing)
+    masks = find_masks(table, images, folder, places, existing)
+    boxes = find_boxes(table, images, folder, places)
+    records = [
+        ImageRecord(
+            where=table.where(row),
+            path=image.path,
+            key=image.key,
+            split=row.split,
+            y=row.y,
+            attribute=row.attribute,
+            mask=mask,
+            box=box,
+        )
+        for row, image, mask, box in zip(table.rows, images, masks, boxes, strict=True)
+    ]
+    return ImageSet(records, num_attributes)
+
+
+def _read_image(record: ImageRecord) -> Tensor:
+    """uint8 [3, H, W], RGB; alpha is dropped and EXIF orientation ignored, as in the code of all published numbers."""
+    pixels = _decode(record.path, record.where, "RGB")
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _read_mask(record: ImageRecord, path: Path, image: Tensor) -> Tensor:
+    """The foreground as bool [H, W]."""
+    levels = _decode(path, record.where, "L")
+    height, width = image.shape[1:]
+    if levels.shape != (height, width):
+        raise DataError(
+            f"mask {path} is {levels.shape[1]} x {levels.shape[0]} pixels (width x height), but its image "
+            f"{record.path} is {width} x {height} ({record.where}); masks must be as large as their images"
+        )
+    if levels.max() == 1:
+        raise DataError(
+            f"mask {path} has no level above 1 ({record.where}); "
+            f"expected 0 (background) to 255 (object): multiply its values by 255"
+        )
+    return torch.from_numpy(levels > MASK_THRESHOLD)
+
+
+def _box_tensor(record: ImageRecord, box: Box, image: Tensor) -> Tensor:
+    """float32 [1, 4], clipped to the image: printed with one decimal, boxes may stick out by a fraction."""
+    height, width = image.shape[1:]
+    x0, y0, x1, y1 = box
+    x0, x1 = max(x0, 0.0), min(x1, float(width))
+    y0, y1 = max(y0, 0.0), min(y1, float(height))
+    if x0 >= x1 or y0 >= y1:
+        raise DataError(
+            f"box {box} (x0, y0, x1, y1) lies outside its image {record.path}, "
+            f"which is {width} x {height} pixels ({record.where})"
+        )
+    return torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32)
+
+
+def _decode(path: Path, where: str, mode: str) -> npt.NDArray[np.uint8]:
+    """The pixels of a file in PIL mode ``RGB`` or ``L``: [H, W, 3] or [H, W]."""
+    _silence_pil()
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode.startswith(_DEEP_MODES):
+                raise DataError(
+                    f"{path} ({where}) has more than 8 bits per channel ({image.mode}); convert it to 8 bits"
+                )
+            return np.array(image.convert(mode))
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Damaged bytes raise nearly anything in PIL: OSError, SyntaxError, struct.error...
+        raise DataError(
+            f"{path} ({where}) cannot be decoded: {error}; is the file damaged or cut off? Copy or unpack it again"
+        ) from error
+
+
+def _silence_pil() -> None:
+    """Ignore warnings that PIL itself raises, such as on odd EXIF data, which is not used here.
+
+    A filter that stays: ``warnings.catch_warnings`` is not safe where several threads decode.
+    """
+    if _QUIET_PIL not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _size(path: Path, where: str) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({where}): {error.strerror or error}") from error

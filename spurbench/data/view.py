@@ -1,0 +1,236 @@
+"""Lazy, reproducible views of a split: which samples, how often, how weighted, how changed.
+
+A view holds label columns and a reference to the shared frame cache; every operation returns a new view and
+decodes nothing. Columns that a method did not declare are absent from the object, not merely hidden.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spurbench.config import InputConfig
+from spurbench.data.cache import Frames
+from spurbench.data.transforms import (
+    apply_crops,
+    apply_crops_to_masks,
+    draw_crops,
+    evaluation_images,
+    evaluation_masks,
+)
+from spurbench.errors import AccessDenied
+from spurbench.rng import generator
+from spurbench.types import Access, Batch, GroupedBatch, RegionBatch
+
+__all__ = ["BatchSampler", "Columns", "ImageMap", "LoaderSettings", "View", "make_view"]
+
+ImageMap = Callable[[Tensor, Tensor], Tensor]
+"""(uint8 [B, R, R, 3] frames, int64 [B] index) -> uint8 frames of the same shape, on the same device."""
+
+
+class BatchSampler(Protocol):
+    """A method's own batches."""
+
+    def __call__(self, rng: torch.Generator) -> Iterable[Sequence[int]]:
+        """Positions in the view, batch by batch, for one epoch; every random draw comes from ``rng`` (CPU)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Label columns of a split; None where they may not be read or do not exist."""
+
+    y: Tensor | None
+    group: Tensor | None
+    masks: Tensor | None
+    """uint8 [N, R, R], only with ``REGIONS``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderSettings:
+    """How batches are made; the position names the random streams."""
+
+    batch_size: int
+    input: InputConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels_last: bool
+    device: torch.device
+    seed: int
+    position: int = 0
+    """The phase's position in the run."""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Some samples of one split, in some order, with weights."""
+
+    split: str
+    index: Tensor
+    """int64 [n], positions in the split."""
+    settings: LoaderSettings
+    _frames: Tensor
+    _columns: Columns
+    _weight: Tensor | None = None
+    """float32 [N of the split], by sample index."""
+    _draw_weight: Tensor | None = None
+    _sampler: BatchSampler | None = None
+    _image_map: ImageMap | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def y(self) -> Tensor:
+        """int64 [n].
+
+        Raises:
+            AccessDenied: validation labels without ``VAL_LABELS``.
+        """
+        if self._columns.y is None:
+            raise AccessDenied(f"labels of {self.split} were not declared: add Access.VAL_LABELS to the method")
+        return self._columns.y[self.index]
+
+    @property
+    def group(self) -> Tensor:
+        """int64 [n].
+
+        Raises:
+            AccessDenied: groups that the method did not declare, or that the dataset does not have.
+        """
+        if self._columns.group is None:
+            flag = "TRAIN_GROUPS" if self.split == "train" else "VAL_GROUPS"
+            raise AccessDenied(f"groups of {self.split} are not available: add Access.{flag} to the method")
+        return self._columns.group[self.index]
+
+    def reweight(self, weights: Tensor) -> "View":
+        """Loss weights by position in the split, [N]; the loss is mean(w * l)."""
+        self._check_length(weights)
+        return dataclasses.replace(self, _weight=weights.float().cpu())
+
+    def resample(self, weights: Tensor) -> "View":
+        """Each epoch draws len(self) samples with replacement, by weight per position in the split, [N]."""
+        self._check_length(weights)
+        return dataclasses.replace(self, _draw_weight=weights.double().cpu())
+
+    def batches(self, sampler: BatchSampler) -> "View":
+        """Batches that the method composes itself."""
+        return dataclasses.replace(self, _sampler=sampler)
+
+    def map_images(self, fn: ImageMap, *, artifact: str) -> "View":
+        """Change cached frames before augmentation; ``artifact`` names what the change was computed from."""
+        assert artifact, "a view's change must be traceable to an artifact"
+        return dataclasses.replace(self, _image_map=fn)
+
+    def subset(self, index: Tensor) -> "View":
+        """The samples at these positions of the view, int64 [m]."""
+        return dataclasses.replace(self, index=self.index[index.cpu()])
+
+    def at(self, *, position: int, epoch: int, batch_size: int | None = None) -> "View":
+        """The same view with the random streams of another phase and epoch."""
+        changes = {"position": position, "epoch": epoch, "batch_size": batch_size or self.settings.batch_size}
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))  # type: ignore[arg-type]
+
+    def num_batches(self) -> int:
+        """Batches of one pass; the last one may be smaller."""
+        if self._sampler is not None:
+            return len(self._order(shuffle=True))
+        return -(-len(self) // self.settings.batch_size)
+
+    def loader(self, *, shuffle: bool, augment: bool, start: int = 0) -> Iterator[Batch]:
+        """One pass over the view, from batch number ``start``."""
+        for step, positions in enumerate(self._order(shuffle)):
+            if step >= start:
+                yield self._batch(positions, step, augment)
+
+    def _order(self, shuffle: bool) -> list[Tensor]:
+        """Positions in the split, batch by batch."""
+        settings = self.settings
+        rng = generator(settings.seed, "loader", settings.position, settings.epoch)
+        if not shuffle:
+            return list(self.index.split(settings.batch_size))
+        if self._sampler is not None:
+            return [self.index[torch.as_tensor(list(batch))] for batch in self._sampler(rng)]
+        if self._draw_weight is not None:
+            drawn = torch.multinomial(self._draw_weight[self.index], len(self), replacement=True, generator=rng)
+            return list(self.index[drawn].split(settings.batch_size))
+        return list(self.index[torch.randperm(len(self), generator=rng)].split(settings.batch_size))
+
+    def _batch(self, positions: Tensor, step: int, augment: bool) -> Batch:
+        settings = self.settings
+        device = settings.device
+        frames = _gather(self._frames, positions, device)
+        if self._image_map is not None:
+            frames = self._image_map(frames, positions)
+        masks = None if self._columns.masks is None else _gather(self._columns.masks, positions, device)
+        if augment:
+            rng = generator(settings.seed, "augment", settings.position, settings.epoch, step)
+            crops = draw_crops(len(positions), settings.input, rng)
+            images = apply_crops(
+                frames, crops, settings.input, settings.mean, settings.std, channels_last=settings.channels_last
+            )
+            masks = None if masks is None else apply_crops_to_masks(masks, crops, settings.input)
+        else:
+            images = evaluation_images(
+                frames, settings.input, settings.mean, settings.std, channels_last=settings.channels_last
+            )
+            masks = None if masks is None else evaluation_masks(masks, settings.input)
+        y = self._columns.y
+        weight = torch.ones(len(positions)) if self._weight is None else self._weight[positions]
+        common = {
+            "images": images,
+            # Without declared labels there is nothing to read: -1 is no class.
+            "y": _to(torch.full_like(positions, -1) if y is None else y[positions], device),
+            "index": _to(positions, device),
+            "weight": _to(weight, device),
+        }
+        group = None if self._columns.group is None else _to(self._columns.group[positions], device)
+        if masks is not None:
+            return RegionBatch(**common, mask=masks.bool(), group=group)
+        return Batch(**common) if group is None else GroupedBatch(**common, group=group)
+
+    def _check_length(self, weights: Tensor) -> None:
+        if weights.shape != (len(self._frames),):
+            raise ValueError(f"weights must be by position in the split: {len(self._frames)}, got {tuple(weights.shape)}")
+
+
+def make_view(
+    split: str,
+    frames: Frames,
+    y: Tensor,
+    group: Tensor | None,
+    access: Access,
+    settings: LoaderSettings,
+) -> View:
+    """The view of a split that a method with ``access`` may have; what it may not read is not in it."""
+    train = split == "train"
+    labels_allowed = train or Access.VAL_LABELS in access
+    groups_allowed = (Access.TRAIN_GROUPS if train else Access.VAL_GROUPS) in access
+    return View(
+        split=split,
+        index=torch.arange(len(y)),
+        settings=settings,
+        _frames=frames.images,
+        _columns=Columns(
+            y=y if labels_allowed else None,
+            group=group if groups_allowed else None,
+            masks=frames.masks if Access.REGIONS in access else None,
+        ),
+    )
+
+
+def _gather(frames: Tensor, positions: Tensor, device: torch.device) -> Tensor:
+    """Rows of a memory-mapped or device-resident array, on the device."""
+    if frames.device == device and device.type != "cpu":
+        return frames[positions.to(device, non_blocking=True)]
+    return _to(frames[positions], device)
+
+
+def _to(value: Tensor, device: torch.device) -> Tensor:
+    """Move without stopping the host: pinned memory for CUDA."""
+    if device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

@@ -1,0 +1,60 @@
+"""The few places where devices differ."""
+
+import resource
+import sys
+
+import torch
+
+from spurbench.errors import ConfigError
+
+__all__ = ["choose_device", "device_name", "peak_memory_bytes", "synchronize"]
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; otherwise a torch device name.
+
+    Raises:
+        ConfigError: a device that this machine does not have.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps") from error
+    present = {"cpu": True, "cuda": cuda, "mps": mps}.get(device.type, False)
+    if not present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device '{name}' is not available on this machine; use --device auto or cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a device, as people know it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        try:
+            with open("/proc/cpuinfo") as stream:  # noqa: PTH123  a pseudo file, read line by line
+                for line in stream:
+                    if line.startswith("model name"):
+                        return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return device.type
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest device memory on CUDA, largest resident set of this process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; nothing to wait for on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

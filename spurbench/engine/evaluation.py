@@ -1,0 +1,188 @@
+"""Measuring a trained model: predictions joined with labels, groups and regions by sample index."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.attribution.gradcam import gradcam
+from spurbench.config import RunConfig
+from spurbench.data.cache import Frames
+from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks
+from spurbench.dataset import DatasetInfo
+from spurbench.engine.observer import Observer
+from spurbench.engine.stop import StopFlag
+from spurbench.method import BaseMethod
+from spurbench.metrics.epg import EPGValues, Resize, boxes_to_region, epg
+from spurbench.metrics.group import GroupCounts, group_counts
+from spurbench.types import Prediction
+
+__all__ = ["Measurement", "Scorer", "SplitArrays"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitArrays:
+    """A split as the engine holds it, labels included."""
+
+    name: str
+    frames: Frames
+    y: Tensor
+    group: Tensor | None
+
+    def groups_or_classes(self) -> Tensor:
+        """int64 [n]: groups, or classes where the dataset has no attribute."""
+        return self.y if self.group is None else self.group
+
+
+@dataclass(slots=True, kw_only=True)
+class Measurement:
+    """One model on one split."""
+
+    groups: GroupCounts
+    classes: GroupCounts
+    predicted: Tensor
+    """int64 [n]."""
+    confidence: Tensor
+    """float32 [n], probability of the predicted class."""
+    epg: dict[tuple[str, str], EPGValues] = field(default_factory=dict)
+    """Per image, by (source, region): source is mask, gradcam or stage0 (deepest) and so on; region mask or box."""
+    mask_density: float | None = None
+    stage_density: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """Measures models of one run; holds what all measurements share."""
+
+    config: RunConfig
+    method: BaseMethod[Any]
+    info: DatasetInfo
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+
+    def batches(self, arrays: SplitArrays) -> Iterator[tuple[Tensor, Tensor]]:
+        """(positions, images) over a whole split in order, in evaluation geometry."""
+        for positions in torch.arange(len(arrays.y)).split(self.config.evaluation.batch_size):
+            frames = arrays.frames.images[positions].to(self.device, non_blocking=True)
+            images = evaluation_images(
+                frames, self.config.input, self.mean, self.std, channels_last=self.config.train.channels_last
+            )
+            yield positions, images
+
+    def predict(self, model: nn.Module, images: Tensor) -> Prediction:
+        """The method's prediction in the run's precision."""
+        with self.autocast():
+            return self.method.evaluate(model, images)
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    @torch.inference_mode()
+    def count(self, model: nn.Module, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts, list[float]]:
+        """Correct predictions per group and per class, and the mean density of every stage's mask.
+
+        What an epoch's end needs, and no more.
+        """
+        model.eval()
+        correct: list[Tensor] = []
+        density: list[Tensor] = []
+        for positions, images in self.batches(arrays):
+            prediction = self.predict(model, images)
+            correct.append(prediction.logits.argmax(1) == arrays.y[positions].to(self.device))
+            if prediction.stage_masks:
+                density.append(torch.stack([mask.float().mean(dim=(1, 2)).sum() for mask in prediction.stage_masks]))
+        groups, classes = self._counts(torch.cat(correct).cpu(), arrays)
+        stages = (torch.stack(density).sum(0) / len(arrays.y)).tolist() if density else []
+        return groups, classes, stages
+
+    def measure(self, model: nn.Module, arrays: SplitArrays, observer: Observer, stop: StopFlag) -> Measurement:
+        """Everything that a result row holds about a split."""
+        model.eval()
+        predicted: list[Tensor] = []
+        confidence: list[Tensor] = []
+        density: list[Tensor] = []
+        stage_density: list[Tensor] = []
+        energies = _Energies(self.config, arrays)
+        for positions, images in self.batches(arrays):
+            stop.check()
+            with torch.inference_mode():
+                prediction = self.predict(model, images)
+                probability = prediction.logits.float().softmax(1)
+            best = probability.max(1)
+            predicted.append(best.indices.cpu())
+            confidence.append(best.values.cpu())
+            if prediction.mask is not None:
+                energies.add("mask", prediction.mask, positions)
+                density.append(prediction.mask.float().mean(dim=(1, 2)).cpu())
+            for level, mask in enumerate(prediction.stage_masks):
+                energies.add(f"stage{level}", mask, positions)
+            if prediction.stage_masks:
+                stage_density.append(torch.stack([m.float().mean(dim=(1, 2)) for m in prediction.stage_masks], 1).cpu())
+            if self.config.evaluation.gradcam and energies.has_regions:
+                energies.add("gradcam", self._gradcam(model, images, arrays.y[positions]), positions)
+            observer.progress(f"measuring {arrays.name}", int(positions[-1]) + 1, len(arrays.y), {})
+        guess = torch.cat(predicted)
+        groups, classes = self._counts(guess == arrays.y, arrays)
+        return Measurement(
+            groups=groups,
+            classes=classes,
+            predicted=guess,
+            confidence=torch.cat(confidence),
+            epg=energies.values(),
+            mask_density=float(torch.cat(density).mean()) if density else None,
+            stage_density=tuple(torch.cat(stage_density).mean(0).tolist()) if stage_density else (),
+        )
+
+    def _gradcam(self, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+        """Maps [B, h, w] of the true class's logit, as Model-Guidance (arXiv 2303.11932) explains it."""
+        with self.autocast():
+            maps, _ = gradcam(
+                model,
+                self.method.cam_layer(model),
+                lambda inputs: self.method.evaluate(model, inputs).logits,
+                images,
+                y.to(self.device),
+            )
+        return maps
+
+    def _counts(self, right: Tensor, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts]:
+        return (
+            group_counts(right, arrays.groups_or_classes(), self.info.num_groups),
+            group_counts(right, arrays.y, len(self.info.classes)),
+        )
+
+
+class _Energies:
+    """EPG of several attribution sources against mask and box regions, batch by batch."""
+
+    def __init__(self, config: RunConfig, arrays: SplitArrays) -> None:
+        self.config = config
+        self.frames = arrays.frames
+        self._values: dict[tuple[str, str], list[EPGValues]] = {}
+
+    @property
+    def has_regions(self) -> bool:
+        return self.frames.masks is not None or self.frames.boxes is not None
+
+    def add(self, source: str, maps_Bhw: Tensor, positions: Tensor) -> None:
+        """Maps of one batch; binary masks are enlarged by nearest neighbour, attributions bilinearly."""
+        resize: Resize = "bilinear" if source == "gradcam" else "nearest"
+        for region, inside in self._regions(positions, maps_Bhw.device).items():
+            self._values.setdefault((source, region), []).append(epg(maps_Bhw, inside, resize))
+
+    def values(self) -> dict[tuple[str, str], EPGValues]:
+        """Per image, by (source, region)."""
+        return {key: EPGValues.cat(batches) for key, batches in self._values.items()}
+
+    def _regions(self, positions: Tensor, device: torch.device) -> dict[str, Tensor]:
+        regions = {}
+        if self.frames.masks is not None:
+            regions["mask"] = evaluation_masks(self.frames.masks[positions], self.config.input).to(device)
+        if self.frames.boxes is not None:
+            boxes = evaluation_boxes(self.frames.boxes[positions], self.config.input)
+            regions["box"] = boxes_to_region(boxes.to(device), self.config.input.image_size)
+        return regions

@@ -1,0 +1,313 @@
+"""All phases of a run, with everything that a restart needs on disk at every moment."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.backbone import Backbone, build_backbone
+from spurbench.checkpoint import load_tensors, save_tensors
+from spurbench.config import RunConfig
+from spurbench.data.view import View
+from spurbench.dataset import DatasetInfo
+from spurbench.engine.evaluation import Scorer, SplitArrays
+from spurbench.engine.observer import Observer
+from spurbench.engine.restore import weights_file
+from spurbench.engine.selection import best_epochs, default_rule, rules_for
+from spurbench.engine.stop import StopFlag
+from spurbench.engine.training import Meter, PhaseState, make_optimizer, set_trainable, train_phase
+from spurbench.errors import ConfigError, ResultConflict
+from spurbench.io import write_json
+from spurbench.method import BaseMethod, Phase, TaskInfo, Views
+from spurbench.metrics.group import accuracy, worst_group
+from spurbench.rng import seed_for
+from spurbench.types import Access
+
+__all__ = ["Candidate", "Trainer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The weights that a rule chose."""
+
+    epoch: int
+    score: float | None
+    path: Path
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Drives a method's phases; its attributes are what evaluation needs afterwards."""
+
+    config: RunConfig
+    weights_path: Path | None
+    folder: Path
+    method: BaseMethod[Any]
+    info: DatasetInfo
+    fingerprint: str
+    splits: Mapping[str, SplitArrays]
+    device: torch.device
+    observer: Observer
+    stop: StopFlag
+    started_at: str
+    attempts: int = 1
+    seconds: float = 0.0
+    images: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One per epoch of every phase."""
+
+    def __post_init__(self) -> None:
+        self.rules = rules_for(
+            self.info,
+            oracle=self.config.evaluation.oracle,
+            only_last=self.method.only_last or bool(self.method.access & (Access.VAL_LABELS | Access.VAL_GROUPS)),
+        )
+        self.phases = tuple(self.method.phases(self.config.train))
+        self.task = self._describe_task()
+        self.model, backbone = self._build()
+        self.scorer = Scorer(
+            config=self.config,
+            method=self.method,
+            info=self.info,
+            mean=backbone.mean,
+            std=backbone.std,
+            device=self.device,
+        )
+        self.state_path = self.folder / "checkpoint" / "state.pt"
+
+    def run(self, views: Views) -> None:
+        """Every phase from where the checkpoint stands to the end."""
+        saved = self._load()
+        first = 0 if saved is None else int(saved["phase"])
+        optimizer_state = None if saved is None else saved["optimizer"]
+        inside = saved if saved is not None and saved["begun"] else None
+        for position in range(first, len(self.phases)):
+            phase = self.phases[position]
+            store = _Store(self.folder / "artifacts", partial(self._weights_of, position=position - 1))
+            # After a restart inside the phase the model has moved on; what the call computes comes from the store.
+            view = self.method.start_phase(phase, self.model, views, store)
+            state = self._enter(phase, optimizer_state) if inside is None else self._resume(phase, inside)
+            self._train(phase, position, view, state)
+            self.seconds, self.images = self.seconds + state.seconds, self.images + state.images
+            state.seconds, state.images = 0.0, 0
+            save_tensors(self.state_path, self._snapshot(position + 1, state, begun=False))
+            optimizer_state, inside = state.optimizer.state_dict(), None
+
+    def candidates(self) -> dict[str, Candidate]:
+        """For every rule that this run offers, the chosen epoch of the last phase and its weights."""
+        position = len(self.phases) - 1
+        if self.phases[position].epochs == 0:
+            path = self._weights_path(position, 0)
+            return {"last": Candidate(-1, None, path)}
+        chosen = best_epochs(self._rows_of(position), self.rules)
+        return {rule: Candidate(epoch, score, self._weights_path(position, epoch)) for rule, (epoch, score) in chosen.items()}
+
+    def load_candidate(self, candidate: Candidate) -> nn.Module:
+        """The model with those weights."""
+        state = load_tensors(candidate.path)
+        assert state is not None, candidate.path
+        self.model.load_state_dict(state)
+        return self.model
+
+    def tidy(self) -> None:
+        """After the record is written: drop the checkpoint, keep weights of the default rule and of the last epoch."""
+        chosen = self.candidates()
+        keep = {chosen[rule].path for rule in (default_rule(list(chosen)), "last")}
+        for path in (self.folder / "weights").glob("*.pt"):
+            if path not in keep:
+                path.unlink()
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    # --- one phase -------------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> PhaseState:
+        """What a phase starts from."""
+        if phase.init == "scratch":
+            initial, _ = self._build()
+            self.model.load_state_dict(initial.state_dict())
+        state = self._fresh(phase)
+        if phase.init == "continue_with_optimizer" and optimizer_state is not None:
+            state.optimizer.load_state_dict(_with_rates_of(state.optimizer, optimizer_state))
+        return state
+
+    def _resume(self, phase: Phase, saved: dict[str, Any]) -> PhaseState:
+        """Where the checkpoint left the phase."""
+        state = self._fresh(phase)
+        state.optimizer.load_state_dict(_with_rates_of(state.optimizer, saved["optimizer"]))
+        state.meter.load_state_dict(saved["meter"])
+        state.epoch, state.step = saved["epoch"], saved["step"]
+        return state
+
+    def _fresh(self, phase: Phase) -> PhaseState:
+        set_trainable(self.method, self.model, phase)
+        optimizer = make_optimizer(phase.optimizer, self.model) if phase.epochs else _no_optimizer()
+        return PhaseState(model=self.model, optimizer=optimizer, meter=Meter(self.device))
+
+    def _train(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
+        if phase.epochs == 0:
+            save_tensors(self._weights_path(position, 0), self.model.state_dict())
+            return
+        train_phase(
+            self.config,
+            self.method,
+            phase,
+            position,
+            view,
+            state,
+            save=lambda state: save_tensors(self.state_path, self._snapshot(position, state, begun=True)),
+            end_epoch=lambda state, row: self._end_epoch(position, state, row),
+            observer=self.observer,
+            stop=self.stop,
+        )
+
+    def _end_epoch(self, position: int, state: PhaseState, row: dict[str, Any]) -> None:
+        row |= {"position": position, **self._validate("val")}
+        if self.config.evaluation.oracle:
+            test = self._validate("test")
+            row |= {"test_n": test["val_n"], "test_correct": test["val_correct"], "oracle_test_wga": test["val_wga"]}
+        self.rows.append(row)
+        chosen = best_epochs(self._rows_of(position), self.rules)
+        kept = {epoch for epoch, _ in chosen.values()}
+        # Order matters for a kill at any moment: weights first, then the state that refers to them, then cleaning.
+        if row["epoch"] in kept:
+            save_tensors(self._weights_path(position, row["epoch"]), self.model.state_dict())
+        save_tensors(self.state_path, self._snapshot(position, state, begun=True))
+        for path in (self.folder / "weights").glob(f"phase{position}_epoch*.pt"):
+            if path not in {self._weights_path(position, epoch) for epoch in kept}:
+                path.unlink(missing_ok=True)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        self.observer.epoch(row)
+
+    def _validate(self, split: str) -> dict[str, Any]:
+        groups, classes, density = self.scorer.count(self.model, self.splits[split])
+        worst, worst_class = worst_group(groups), worst_group(classes)
+        return {
+            "val_n": groups.n.tolist(),
+            "val_correct": groups.correct.tolist(),
+            "val_accuracy": accuracy(groups),
+            "val_wga": None if worst is None else worst[0],
+            "val_worst_class": None if worst_class is None else worst_class[0],
+            "val_density": density,
+        }
+
+    # --- building and remembering ----------------------------------------------------------------------------------
+
+    def _build(self) -> tuple[nn.Module, Backbone]:
+        """The initial model: a function of configuration and seed alone, whatever was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.config.seed, "init"))
+            backbone = build_backbone(self.config.backbone, self.weights_path)
+            model = self.method.build(backbone, self.task)
+        if self.config.train.compile:
+            for module in model.modules():
+                if isinstance(module, Backbone):
+                    module.compile_trunk()
+        memory_format = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        return model.to(self.device, memory_format=memory_format), backbone  # type: ignore[call-overload]
+
+    def _describe_task(self) -> TaskInfo:
+        """What the method may know, also left in the run's folder for whoever restores the model."""
+        train = self.splits["train"]
+        facts = {
+            "num_classes": len(self.info.classes),
+            "num_groups": self.info.num_groups,
+            "num_train": len(train.y),
+            "class_counts": torch.bincount(train.y, minlength=len(self.info.classes)).tolist(),
+            "image_size": self.config.input.image_size,
+        }
+        write_json(self.folder / "task.json", facts)
+        return TaskInfo(train=self.config.train, **facts)
+
+    def _snapshot(self, position: int, state: PhaseState, *, begun: bool) -> dict[str, Any]:
+        """Everything that a restart needs; ``begun`` tells the inside of a phase from its door."""
+        return {
+            "phase": position,
+            "begun": begun,
+            "epoch": state.epoch if begun else 0,
+            "step": state.step if begun else 0,
+            "model": self.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "meter": state.meter.state_dict(),
+            "method": self.method.state_dict(),
+            "rows": json.dumps(self.rows),
+            "seconds": self.seconds + state.seconds,
+            "images": self.images + state.images,
+            "attempts": self.attempts,
+            "started_at": self.started_at,
+            "fingerprint": self.fingerprint,
+            "device": self.device.type,
+        }
+
+    def _load(self) -> dict[str, Any] | None:
+        saved = load_tensors(self.state_path)
+        if saved is None:
+            return None
+        for what, here in (("fingerprint", self.fingerprint), ("device", self.device.type)):
+            if saved[what] != here:
+                raise ResultConflict(
+                    f"run {self.config.run_id()} was begun with {what} {saved[what][:16]}, here it is {here[:16]}; "
+                    "go on where it began, or use --force to start over"
+                )
+        self.model.load_state_dict(saved["model"])
+        self.method.load_state_dict(saved["method"])
+        self.rows = json.loads(saved["rows"])
+        self.seconds, self.images = saved["seconds"], saved["images"]
+        self.attempts, self.started_at = saved["attempts"] + 1, saved["started_at"]
+        done = sum(1 for _ in self.rows)
+        self.observer.note(f"resuming run {self.config.run_id()} after {done} epochs")
+        return saved
+
+    def _rows_of(self, position: int) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["position"] == position]
+
+    def _weights_path(self, position: int, epoch: int) -> Path:
+        return weights_file(self.folder, position, epoch)
+
+    def _weights_of(self, rule: str, *, position: int) -> dict[str, Tensor]:
+        chosen = best_epochs(self._rows_of(position), [rule])
+        if rule not in chosen:
+            raise ConfigError(f"no weights were kept for rule '{rule}'; this run offers {', '.join(self.rules)}")
+        state = load_tensors(self._weights_path(position, chosen[rule][0]))
+        assert state is not None
+        return state
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """``ArtifactStore`` on the run's folder."""
+
+    folder: Path
+    weights: Callable[[str], dict[str, Tensor]]
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        path = self.folder / f"{name}.pt"
+        saved = load_tensors(path)
+        if saved is None:
+            saved = {"value": make().cpu()}
+            save_tensors(path, saved)
+        value: Tensor = saved["value"]
+        return value
+
+    def candidate(self, rule: str) -> dict[str, Tensor]:
+        return self.weights(rule)
+
+
+def _no_optimizer() -> torch.optim.Optimizer:
+    """For phases that only refit in closed form."""
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def _with_rates_of(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved optimizer state under the learning rates of the phase that it now serves."""
+    groups = [
+        {**saved, "base_lr": new["base_lr"], "lr": new["lr"], "weight_decay": new["weight_decay"]}
+        for saved, new in zip(state["param_groups"], fresh.param_groups, strict=True)
+    ]
+    return {"state": state["state"], "param_groups": groups}

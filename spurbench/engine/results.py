@@ -1,0 +1,110 @@
+"""After training: every chosen epoch measured once on test, and the run's tables."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spurbench.backbone import build_backbone
+from spurbench.config import BackboneConfig
+from spurbench.costs import model_costs
+from spurbench.engine.evaluation import Measurement
+from spurbench.engine.phases import Trainer
+from spurbench.engine.record import measured_row
+from spurbench.io import atomic_write
+from spurbench.metrics.cost import throughput
+from spurbench.nn.classifier import Classifier
+
+__all__ = ["evaluate_candidates"]
+
+
+def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows, one per selection rule, and the measured machine columns. Writes the run's Parquet tables."""
+    config, info = trainer.config, trainer.info
+    arrays = trainer.splits["test"]
+    train = trainer.splits["train"].groups_or_classes()
+    train_counts = tuple(torch.bincount(train, minlength=info.num_groups).tolist())
+    cost, plain_cost = model_costs(
+        trainer.method, config.backbone.name, config.input.image_size, len(info.classes)
+    )
+    rows: list[dict[str, Any]] = []
+    measured: dict[int, Measurement] = {}
+    for rule, candidate in trainer.candidates().items():
+        if candidate.epoch not in measured:  # rules often agree: each epoch is measured once
+            model = trainer.load_candidate(candidate)
+            measured[candidate.epoch] = trainer.scorer.measure(model, arrays, trainer.observer, trainer.stop)
+        row = measured_row(
+            config,
+            trainer.method,
+            info,
+            fingerprint=trainer.fingerprint,
+            rule=rule,
+            epoch=candidate.epoch,
+            score=candidate.score,
+            split=arrays.name,
+            result=measured[candidate.epoch],
+            train_counts=train_counts,
+            cost=cost,
+            plain_cost=plain_cost,
+        )
+        rows.append(row)
+    _write_table(trainer.folder / "epochs.parquet", trainer.rows)
+    _write_table(trainer.folder / "predictions.parquet", _predictions(trainer, measured))
+    machine = {
+        "images_per_second": _method_throughput(trainer),
+        "images_per_second_backbone": _plain_throughput(trainer),
+        "train_images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
+        "train_seconds": trainer.seconds,
+    }
+    return rows, machine
+
+
+def _predictions(trainer: Trainer, measured: dict[int, Measurement]) -> dict[str, Any]:
+    """Per epoch and test sample: label, group, prediction, and EPG by source and region."""
+    arrays = trainer.splits["test"]
+    columns: dict[str, list[Any]] = {}
+    for epoch, result in measured.items():
+        part: dict[str, list[Any]] = {
+            "epoch": [epoch] * len(arrays.y),
+            "index": list(range(len(arrays.y))),
+            "y": arrays.y.tolist(),
+            "group": arrays.groups_or_classes().tolist(),
+            "predicted": result.predicted.tolist(),
+            "confidence": result.confidence.tolist(),
+        }
+        for (source, region), values in result.epg.items():
+            pairs = zip(values.epg.tolist(), values.area.tolist(), strict=True)
+            part[f"epg_{source}_{region}"] = [value if area > 0 else None for value, area in pairs]
+        for name, values in part.items():
+            columns.setdefault(name, []).extend(values)
+    return columns
+
+
+def _write_table(path: Path, columns: dict[str, Any] | list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(columns) if isinstance(columns, list) else pa.table(columns)
+    with atomic_write(path) as stream:
+        pq.write_table(table, stream)
+
+
+def _method_throughput(trainer: Trainer) -> float:
+    scorer = trainer.scorer
+    _, images = next(scorer.batches(trainer.splits["test"]))
+    trainer.model.eval()
+    with scorer.autocast():
+        return throughput(lambda x: trainer.method.evaluate(trainer.model, x), images, seconds=0.5)
+
+
+def _plain_throughput(trainer: Trainer) -> float:
+    """Images per second of backbone and head alone, same batch size and precision."""
+    import time
+
+    scorer = trainer.scorer
+    backbone = build_backbone(BackboneConfig(name=trainer.config.backbone.name, weights="none"), None)
+    layout = torch.channels_last if trainer.config.train.channels_last else torch.contiguous_format
+    model = Classifier(backbone, len(trainer.info.classes)).to(scorer.device, memory_format=layout).eval()  # type: ignore[call-overload]
+    _, images = next(scorer.batches(trainer.splits["test"]))
+    with scorer.autocast():
+        return throughput(model, images, seconds=0.5)

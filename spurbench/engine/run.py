@@ -1,0 +1,319 @@
+"""One run, from configuration to record. The run's directory is its whole state; there is nothing else to lose."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spurbench.config import RunConfig, RunPaths
+from spurbench.data.cache import load_frames
+from spurbench.data.view import LoaderSettings, make_view
+from spurbench.dataset import Dataset
+from spurbench.engine.device import choose_device, device_name, peak_memory_bytes
+from spurbench.engine.evaluation import SplitArrays
+from spurbench.engine.observer import Observer, Silent
+from spurbench.engine.phases import Trainer
+from spurbench.engine.provenance import git_state, now_utc, versions_json
+from spurbench.engine.record import failed_record
+from spurbench.engine.results import evaluate_candidates
+from spurbench.engine.stop import Interrupted, StopFlag, stop_on_signals
+from spurbench.errors import AccessDenied, ConfigError, ResultConflict, RunFailed, SpurbenchError
+from spurbench.io import read_json, write_json
+from spurbench.lease import Lease, owner_of
+from spurbench.method import Views
+from spurbench.registry import load_registry
+from spurbench.resolve import make_method
+from spurbench.schema import SCHEMA_VERSION, validate_record
+from spurbench.types import Access
+
+__all__ = ["finished_record", "open_dataset", "run_one"]
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one call works with."""
+
+    config: RunConfig
+    paths: RunPaths
+    plugins: tuple[Path, ...]
+    device: torch.device
+    observer: Observer
+    stop: StopFlag
+    launcher: str
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.run(self.config.run_id())
+
+
+def run_one(
+    config: RunConfig,
+    paths: RunPaths,
+    *,
+    device: str = "auto",
+    plugins: tuple[Path, ...] = (),
+    force: bool = False,
+    wait: bool = True,
+    launcher: str = "local",
+    observer: Observer | None = None,
+) -> dict[str, Any] | None:
+    """Bring a run to its record: print-ready at once if finished, resumed if begun, started otherwise.
+
+    Safe to call from several processes at once: one works, the others wait and return the same record.
+
+    Args:
+        force: start over even if a finished record exists; it stays until the new one replaces it.
+        wait: whether to wait for another process that holds the run; if not, None is returned.
+
+    Returns:
+        The record, as in ``result.json``.
+
+    Raises:
+        SpurbenchError: with a message for the user; a failed run also leaves a record.
+        Interrupted: stopped by a signal, state saved.
+    """
+    observer = observer or Silent()
+    with stop_on_signals() as stop:
+        job = _Job(
+            config=config,
+            paths=paths,
+            plugins=plugins,
+            device=choose_device(device),
+            observer=observer,
+            stop=stop,
+            launcher=launcher,
+        )
+        record = finished_record(job.folder)
+        if record is not None and not force:
+            return _reused(job, record)
+        lease = _take_lease(job, wait)
+        if lease is None:
+            return None
+        with lease:
+            record = finished_record(job.folder)
+            if record is not None and not force:
+                return _reused(job, record)
+            if force:
+                _forget(job.folder)
+            return _work(job)
+
+
+def finished_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished run; None if it has none, failed, or cannot be read."""
+    try:
+        record = read_json(folder / "result.json")
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(record, dict) and record.get("status") == "finished" and "rows" in record
+    return record if is_whole else None
+
+
+def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) -> Dataset:
+    """The dataset of a run, from the data root or from the folder it was named by."""
+    registry = load_registry("datasets", plugins)
+    if paths.dataset_path is None:
+        opened: Dataset = registry.get(config.dataset.name).value.open(paths.data_root)
+        return opened
+    opened = registry.get("folder").value.open(paths.dataset_path)
+    if opened.info.name != config.dataset.name:
+        raise ConfigError(
+            f"{paths.dataset_path} has changed: it is {opened.info.name}, the run is about {config.dataset.name}"
+        )
+    return opened
+
+
+def _work(job: _Job) -> dict[str, Any]:
+    started = now_utc()
+    try:
+        write_json(job.folder / "config.json", {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")})
+        record = _train_and_evaluate(job, started)
+    except (Interrupted, ResultConflict, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise _failure(job, error, started) from error
+    return record
+
+
+def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
+    config, device = job.config, job.device
+    if config.train.num_threads is not None and device.type == "cpu":
+        torch.set_num_threads(config.train.num_threads)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    method = make_method(config, job.plugins)
+    dataset = open_dataset(config, job.paths, job.plugins)
+    _check_access(method.access, dataset, job.config.method.name)
+    splits = {name: _load_split(job, dataset, name) for name in ("train", "val", "test")}
+    trainer = Trainer(
+        config=config,
+        weights_path=job.paths.weights_path,
+        folder=job.folder,
+        method=method,
+        info=dataset.info,
+        fingerprint=dataset.fingerprint(),
+        splits=splits,
+        device=device,
+        observer=job.observer,
+        stop=job.stop,
+        started_at=started,
+    )
+    settings = LoaderSettings(
+        batch_size=config.train.batch_size,
+        input=config.input,
+        mean=trainer.scorer.mean,
+        std=trainer.scorer.std,
+        channels_last=config.train.channels_last,
+        device=device,
+        seed=config.seed,
+    )
+    views = Views(
+        *(
+            make_view(name, splits[name].frames, splits[name].y, splits[name].group, method.access, settings)
+            for name in ("train", "val")
+        )
+    )
+    trainer.run(views)
+    rows, machine = evaluate_candidates(trainer)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": config.run_id(),
+        "status": "finished",
+        "error": None,
+        "config": config.model_dump(mode="json"),
+        "rows": rows,
+        "machine": {**machine, **_machine(job), "attempts": trainer.attempts, "started_at": trainer.started_at},
+    }
+    validate_record(record)
+    write_json(job.folder / "result.json", record)
+    trainer.tidy()
+    return record
+
+
+def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
+    split = dataset.split(name)
+    shown = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        job.stop.check()
+        if time.monotonic() - shown > 0.2 or done == total:
+            shown = time.monotonic()
+            job.observer.progress(f"decoding {name}", done, total, {})
+
+    info = dataset.info
+    frames = load_frames(
+        split,
+        key=f"{info.name}-{info.version}-{dataset.fingerprint()}-{name}",
+        resize=job.config.input.resize,
+        folder=job.paths.cache,
+        progress=progress,
+    )
+    return SplitArrays(name=name, frames=frames, y=split.y, group=split.group)
+
+
+def _check_access(access: Access, dataset: Dataset, method: str) -> None:
+    """Refuse before training what the dataset cannot give."""
+    info = dataset.info
+    wants_groups = bool(access & (Access.TRAIN_GROUPS | Access.VAL_GROUPS))
+    if wants_groups and info.attributes is None:
+        raise AccessDenied(f"method {method} needs group labels, and {info.name} has no attribute; use a method without")
+    if Access.REGIONS in access and not info.has_masks:
+        raise AccessDenied(f"method {method} needs object masks, and {info.name} has none; use a method without")
+
+
+def _take_lease(job: _Job, wait: bool) -> Lease | None:
+    told = False
+    while True:
+        try:
+            lease = Lease.try_take(job.folder)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to the results folder {job.paths.results}: {error.strerror or error}; "
+                "choose another with --results DIR"
+            ) from error
+        if lease is not None or not wait:
+            return lease
+        owner = owner_of(job.folder)
+        if not told and owner is not None:
+            job.observer.note(
+                f"run {job.config.run_id()} is being computed by process {owner['pid']} on {owner['host'].split()[0]}; "
+                "waiting for its record"
+            )
+            told = True
+        job.stop.check()
+        time.sleep(_POLL_SECONDS)
+
+
+def _reused(job: _Job, record: dict[str, Any]) -> dict[str, Any]:
+    """A finished record, if it belongs to this data and this class of device."""
+    made_on = record["machine"].get("device")
+    if made_on != job.device.type:
+        raise ResultConflict(
+            f"run {job.config.run_id()} was finished on {made_on}, this call is on {job.device.type}; "
+            f"use --device {made_on}, or --force to replace it"
+        )
+    with contextlib.suppress(SpurbenchError):  # without the data here there is nothing to compare
+        here = open_dataset(job.config, job.paths, job.plugins).fingerprint()
+        there = record["rows"][0]["dataset_fingerprint"]
+        if here != there:
+            job.stop.check()
+            raise _OtherData(
+                f"run {job.config.run_id()} was made with other data of {job.config.dataset.name} "
+                f"(fingerprint {there[:12]}, here {here[:12]}); use --force to replace it, or another --results folder"
+            )
+    return record
+
+
+class _OtherData(ResultConflict):
+    pass
+
+
+def _forget(folder: Path) -> None:
+    """Remove the resumable state; a finished record stays until the new one replaces it."""
+    for name in ("checkpoint", "weights", "artifacts"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _failure(job: _Job, error: Exception, started: str) -> SpurbenchError:
+    """Leave a failed record (never over a finished one) and return what to tell the user."""
+    if isinstance(error, SpurbenchError):
+        shown: SpurbenchError = error
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        shown = RunFailed(
+            f"cannot write below {job.folder}: {os.strerror(error.errno)}; mend that and start the same command again"
+        )
+    elif isinstance(error, torch.OutOfMemoryError):
+        shown = RunFailed(f"out of device memory; try a smaller --set train.batch_size=...: {error}")
+    else:
+        shown = RunFailed(f"{type(error).__name__}: {error} (run again with --debug to see where)")
+    if finished_record(job.folder) is None:
+        machine = {**_machine(job), "started_at": started}
+        with contextlib.suppress(OSError):
+            write_json(job.folder / "result.json", failed_record(job.config, str(shown), machine))
+    return shown
+
+
+def _machine(job: _Job) -> Mapping[str, Any]:
+    commit, dirty = git_state()
+    return {
+        "launcher": job.launcher,
+        "host": os.uname().nodename,
+        "device": job.device.type,
+        "device_name": device_name(job.device),
+        "peak_memory_bytes": peak_memory_bytes(job.device),
+        "versions_json": versions_json(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "finished_at": now_utc(),
+    }

@@ -1,0 +1,39 @@
+"""Runs one after another in this process. Several processes may work on one sweep at once."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from spurbench.engine import Interrupted, Observer, run_one
+from spurbench.errors import SpurbenchError
+from spurbench.sweep import Planned
+
+__all__ = ["launch_local"]
+
+
+def launch_local(
+    runs: Sequence[Planned], *, device: str, plugins: tuple[Path, ...], observer: Observer
+) -> Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]:
+    """Yield each run with its record, or with the error that stopped it; the rest go on.
+
+    Runs that another process holds are left to it and looked at again at the end.
+    """
+    waiting: list[Planned] = []
+    for wait, batch in ((False, runs), (True, waiting)):
+        for number, run in enumerate(batch):
+            observer.note(
+                f"run {number + 1} of {len(batch)}: {run.config.method.name} on {run.config.dataset.name}, "
+                f"seed {run.config.seed} ({run.config.run_id()})"
+            )
+            try:
+                record = run_one(run.config, run.paths, device=device, plugins=plugins, wait=wait, observer=observer)
+            except Interrupted:
+                raise
+            except SpurbenchError as error:
+                observer.note(f"failed: {error}")
+                yield run, error
+                continue
+            if record is None:
+                waiting.append(run)
+            else:
+                yield run, record

@@ -1,0 +1,131 @@
+"""Run records to tables. The selection rule is chosen here, when a table is made."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spurbench.io import read_json
+from spurbench.metrics.stats import mean_sd
+from spurbench.schema import COLUMNS
+
+__all__ = ["Collected", "aggregate", "collect", "write_parquet"]
+
+_AVERAGED = (
+    "accuracy",
+    "group_mean_accuracy",
+    "adjusted_accuracy",
+    "worst_group_accuracy",
+    "epg",
+    "epg_base_rate",
+    "mask_density",
+)
+_SHARED = (
+    "dataset",
+    "dataset_version",
+    "dataset_fingerprint",
+    "backbone",
+    "weights",
+    "method",
+    "label",
+    "access",
+    "selection",
+    "split",
+    "epg_source",
+    "epg_region",
+    "gmacs",
+    "gmacs_backbone",
+    "params",
+    "params_backbone",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """All rows below some result folders."""
+
+    rows: list[dict[str, Any]]
+    """Flat rows with the machine's columns, one per run and selection rule."""
+    failed: list[str]
+    """Ids of failed runs."""
+    damaged: list[str]
+    """Files that could not be read."""
+
+
+def collect(folders: Iterable[Path]) -> Collected:
+    """Read every ``runs/*/result.json``; a damaged record is named and skipped."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    failed: list[str] = []
+    damaged: list[str] = []
+    for folder in folders:
+        for path in sorted(folder.glob("runs/*/result.json")):
+            try:
+                record = read_json(path)
+                if record["status"] != "finished":
+                    failed.append(record["run_id"])
+                    continue
+                for row in record["rows"]:
+                    rows[row["run_id"], row["selection"], row["split"]] = {**row, **record["machine"]}
+            except (OSError, ValueError, KeyError, TypeError):
+                damaged.append(str(path))
+    return Collected([rows[key] for key in sorted(rows)], failed, damaged)
+
+
+def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") -> list[dict[str, Any]]:
+    """Mean and sample standard deviation over seeds of runs that differ in nothing else.
+
+    WGA is computed per seed and then averaged: the mean of minima is not the minimum of means.
+    Rows are sorted by dataset, backbone and falling mean WGA; different data never share a row.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["selection"] == select and row["split"] == split:
+            groups.setdefault(_without_seed(row), []).append(row)
+    table = [_summary(group) for group in groups.values()]
+    return sorted(
+        table, key=lambda entry: (entry["dataset"], entry["backbone"], -(entry["worst_group_accuracy_mean"] or 0), entry["label"])
+    )
+
+
+def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """All rows as one Parquet file with the columns of the schema; nested columns as JSON text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from spurbench.io import atomic_write
+
+    types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "list": pa.string()}
+    schema = pa.schema([(column.name, types[column.kind]) for column in COLUMNS])
+    lists = {column.name for column in COLUMNS if column.kind == "list"}
+    flat = [
+        {
+            column.name: json.dumps(row[column.name])
+            if column.name in lists and row.get(column.name) is not None
+            else row.get(column.name)
+            for column in COLUMNS
+        }
+        for row in rows
+    ]
+    with atomic_write(path) as stream:
+        pq.write_table(pa.Table.from_pylist(flat, schema=schema), stream)
+
+
+def _without_seed(row: dict[str, Any]) -> str:
+    config = json.loads(row["config_json"])
+    config.pop("seed")
+    return json.dumps([config, row["dataset_fingerprint"]], sort_keys=True)
+
+
+def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """One table line; options that are not part of the label are named, so equal labels can be told apart."""
+    group = sorted(group, key=lambda row: row["seed"])
+    summary: dict[str, Any] = {key: group[0].get(key) for key in _SHARED}
+    summary["options"] = json.loads(group[0]["config_json"])["method"]["config"]
+    summary["seeds"] = [row["seed"] for row in group]
+    summary["n_seeds"] = len(group)
+    for name in _AVERAGED:
+        values = [row[name] for row in group if row.get(name) is not None]
+        mean, deviation = mean_sd(values) if values else (None, None)
+        summary |= {f"{name}_mean": mean, f"{name}_sd": deviation, f"{name}_values": values}
+    return summary

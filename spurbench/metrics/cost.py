@@ -1,0 +1,100 @@
+"""What a model costs: multiply-adds and parameters (exact, without data), and measured throughput."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Cost", "cost", "throughput"]
+
+NUM_REPEATS = 5
+"""Stretches of which the median is taken; odd, so that it is one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one forward pass, batch 1, float32, evaluation mode."""
+
+    gmacs: float
+    """1e9 multiply-adds of convolutions and matrix products; papers on vision models call these GFLOPs."""
+    params: int
+    """Number of parameters, trainable or not; a shared one counts once."""
+
+
+def cost(
+    model: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Any],
+    image_size: int,
+    *,
+    device: torch.device | str = "meta",
+) -> Cost:
+    """Count multiply-adds by torch's ``FlopCounterMode`` (two FLOPs each) on a copy; ``model`` stays as it is.
+
+    Only what was computed counts, dense: a hard mask saves nothing. Element-wise operations, norms and interpolation
+    are not counted.
+
+    Args:
+        model: on any device, not compiled.
+        forward: ``forward(model, images)`` with images float32 [1, 3, S, S]; called with the copy, so it must not
+            reach for the original. Its result is ignored.
+        image_size: S.
+        device: where the copy runs. ``meta`` computes shapes only, and takes no memory; a model that reads values of
+            tensors on the host needs ``cpu``.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    twin = _copy_to(model, torch.device(device)).float().eval()
+    images = torch.zeros(1, 3, image_size, image_size, device=device)
+    counter = FlopCounterMode(display=False)
+    # Inference mode keeps operators whole that the counter only knows in parts.
+    with torch.inference_mode(False), torch.no_grad(), counter:
+        forward(twin, images)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(gmacs=counter.get_total_flops() / 2 / 1e9, params=params)
+
+
+def throughput(fn: Callable[[Tensor], Any], images: Tensor, *, seconds: float = 1.0) -> float:
+    """Evaluation speed in images per second, in inference mode: the median over a few stretches of calls.
+
+    Args:
+        fn: called with ``images``, in the caller's precision; its result is ignored.
+        images: [B, ...], on the device to measure.
+        seconds: about how long to measure, after two calls to warm up. At least ``NUM_REPEATS`` calls are made.
+    """
+    with torch.inference_mode():
+        _timed(fn, images, 1)  # Pays for allocation and the choice of kernels.
+        once = _timed(fn, images, 1)
+        # Several calls per stretch: waiting for the device after each would leave it idle.
+        num_calls = max(1, round(seconds / NUM_REPEATS / max(once, 1e-9)))
+        stretch = statistics.median(_timed(fn, images, num_calls) for _ in range(NUM_REPEATS))
+    return num_calls * len(images) / stretch
+
+
+def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:
+    """A deep copy whose tensors are on ``device``; without a detour over a copy on the model's own."""
+    memo: dict[int, Any] = {}
+    for tensor in chain(model.parameters(), model.buffers()):
+        twin = torch.empty_like(tensor, device=device) if device.type == "meta" else tensor.detach().to(device, copy=True)
+        memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+    return copy.deepcopy(model, memo)
+
+
+def _timed(fn: Callable[[Tensor], Any], images: Tensor, num_calls: int) -> float:
+    """Seconds for some calls, until the device has finished them."""
+    _synchronize(images.device)
+    start = time.perf_counter()
+    for _ in range(num_calls):
+        fn(images)
+    _synchronize(images.device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

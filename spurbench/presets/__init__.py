@@ -1,0 +1,1 @@
+"""Recipes by name: small YAML files, one per published or proposed recipe."""

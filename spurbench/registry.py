@@ -1,0 +1,159 @@
+"""Names to methods and datasets: files in the two folders, installed entry points, and --plugin files.
+
+Nothing needs to be edited to add one. A plugin that fails to import is reported and does not break the rest.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from spurbench.errors import ConfigError, SpurbenchError, did_you_mean
+
+__all__ = ["Broken", "Entry", "Registry", "load_registry", "normalize"]
+
+Kind = Literal["methods", "datasets"]
+_EXPORTS: dict[Kind, tuple[str, str]] = {"methods": ("METHOD", "METHODS"), "datasets": ("DATASET", "DATASETS")}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered object."""
+
+    name: str
+    value: Any
+    """A method class or a ``DatasetSpec``."""
+    origin: str
+    """Module or file it came from."""
+    source: str | None = None
+    """``sha256:...`` of a plugin file's content, part of a run's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A module that could not be imported."""
+
+    origin: str
+    error: str
+
+
+@dataclass(slots=True)
+class Registry:
+    """All methods or all datasets."""
+
+    kind: Kind
+    entries: dict[str, Entry] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        """Register; a name that is taken is refused, naming both origins."""
+        other = self.entries.get(entry.name)
+        if other is not None:
+            raise ConfigError(
+                f"{self.kind.removesuffix('s')} '{entry.name}' is defined twice: {other.origin} and {entry.origin}; "
+                "rename one of them"
+            )
+        self.entries[entry.name] = entry
+
+    def get(self, name: str) -> Entry:
+        """The entry called ``name``; ``-`` and ``_`` are interchangeable.
+
+        Raises:
+            ConfigError: unknown name, with the closest match and all names.
+        """
+        key = normalize(name)
+        if key in self.entries:
+            return self.entries[key]
+        noun = self.kind.removesuffix("s")
+        lines = [
+            f"unknown {noun} '{name}'{did_you_mean(key, self.entries)} "
+            f"available: {', '.join(sorted(self.entries))} (see: spurbench list {self.kind})"
+        ]
+        lines += [f"note: {broken.origin} could not be loaded: {broken.error}" for broken in self.broken]
+        raise ConfigError("\n".join(lines))
+
+
+def normalize(name: str) -> str:
+    """The spelling under which names are registered."""
+    return name.strip().lower().replace("-", "_")
+
+
+def load_registry(kind: Kind, plugins: tuple[Path, ...] = ()) -> Registry:
+    """Everything registered, plus what the given plugin files export.
+
+    Raises:
+        ConfigError: a plugin file that cannot be loaded or exports nothing, or a name defined twice.
+    """
+    installed = _installed(kind)
+    registry = Registry(kind, dict(installed.entries), list(installed.broken))
+    for path in plugins:
+        module, source = _load_file(path.resolve())
+        for entry in _exports(module, kind, str(path), source):
+            registry.add(entry)
+    return registry
+
+
+@cache
+def _installed(kind: Kind) -> Registry:
+    registry = Registry(kind)
+    package = importlib.import_module(f"spurbench.{kind}")
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        _try(registry, f"spurbench.{kind}.{info.name}")
+    for point in sorted(entry_points(group=f"spurbench.{kind}"), key=lambda point: point.name):
+        try:
+            value = point.load()
+        except Exception as error:  # a stranger's module may fail in any way
+            registry.broken.append(Broken(point.value, f"{type(error).__name__}: {error}"))
+            continue
+        registry.add(Entry(normalize(point.name), value, point.value))
+    return registry
+
+
+def _try(registry: Registry, module_name: str) -> None:
+    try:
+        module = importlib.import_module(module_name)
+    except SpurbenchError:
+        raise
+    except Exception as error:  # one broken file must not take the others with it
+        registry.broken.append(Broken(module_name, f"{type(error).__name__}: {error}"))
+        return
+    for entry in _exports(module, registry.kind, module_name, None):
+        registry.add(entry)
+
+
+def _exports(module: ModuleType, kind: Kind, origin: str, source: str | None) -> list[Entry]:
+    """``METHOD`` under the file's name, or every item of ``METHODS``; likewise for datasets."""
+    single, several = _EXPORTS[kind]
+    found: dict[str, Any] = dict(getattr(module, several, {}))
+    if hasattr(module, single):
+        found[Path(module.__file__ or origin).stem] = getattr(module, single)
+    return [Entry(normalize(name), value, origin, source) for name, value in found.items()]
+
+
+@cache
+def _load_file(path: Path) -> tuple[ModuleType, str]:
+    """Import a plugin file once per process, under a name that contains its content's hash."""
+    if not path.is_file():
+        raise ConfigError(f"no plugin file at {path}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = f"spurbench_plugin_{normalize(path.stem)}_{digest[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # shown as one line; --debug shows the cause
+        del sys.modules[name]
+        raise ConfigError(f"plugin {path} failed to load: {type(error).__name__}: {error}") from error
+    if not any(hasattr(module, export) for exports in _EXPORTS.values() for export in exports):
+        raise ConfigError(f"plugin {path} exports nothing: define METHOD, METHODS, DATASET or DATASETS")
+    return module, f"sha256:{digest}"

@@ -1,0 +1,200 @@
+"""A contact sheet of what a finished run looks at: image, mask over it, mask alone, object, prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spurbench.config import RunConfig, RunPaths
+from spurbench.data.cache import load_frames
+from spurbench.data.transforms import evaluation_images, evaluation_masks
+from spurbench.engine.run import finished_record, open_dataset
+from spurbench.engine.selection import default_rule
+from spurbench.errors import ConfigError, DataMissing
+from spurbench.io import atomic_write, read_json
+
+__all__ = ["Explained", "ExplainedRun", "draw", "explain", "find_runs"]
+
+_TILE = 128
+"""Side of one picture on the sheet, pixels."""
+_LINE = 16
+"""Height of a caption."""
+_DIM = 0.25
+"""Brightness of what a mask hides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One image and what the model made of it."""
+
+    pixels: Tensor
+    """uint8 [S, S, 3], the model's input before normalization."""
+    map: Tensor
+    """float [S, S] in [0, 1]: the merged mask, or GradCAM scaled to its maximum."""
+    stages: tuple[Tensor, ...]
+    """Stage masks [S, S], deep to shallow; empty for methods without."""
+    region: Tensor | None
+    """bool [S, S], the object."""
+    truth: str
+    predicted: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRun:
+    """A run's name in the picture, its data, and its images."""
+
+    label: str
+    dataset: str
+    items: list[Explained]
+
+
+def find_runs(results: Path, names: Sequence[str]) -> list[Path]:
+    """Folders of runs, by id, by the first digits of an id, or by path; every finished run if none is named.
+
+    Raises:
+        DataMissing: a name that fits no run or several, or no finished run at all.
+    """
+    if names:
+        return [_find_run(results, name) for name in names]
+    found = [path for path in sorted((results / "runs").glob("*")) if finished_record(path) is not None]
+    if not found:
+        raise DataMissing(f"there is no finished run below {results}; make one with spurbench run, or see --results")
+    return found
+
+
+def _find_run(results: Path, name: str) -> Path:
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    found = sorted(folder for folder in (results / "runs").glob(f"{name}*") if folder.is_dir())
+    if len(found) == 1:
+        return found[0]
+    reason = f"{len(found)} runs begin so: {', '.join(f.name for f in found)}" if found else "none begins so"
+    raise DataMissing(f"no run '{name}' below {results}/runs ({reason}); see: spurbench leaderboard --format json")
+
+
+def explain(
+    folder: Path,
+    paths: RunPaths,
+    *,
+    count: int,
+    rule: str | None,
+    device: torch.device,
+    plugins: tuple[Path, ...] = (),
+) -> ExplainedRun:
+    """``count`` test images, taken in turn from every group, with what a finished run looks at.
+
+    Raises:
+        DataMissing: the run is not finished, or its weights or data are not here.
+    """
+    from spurbench.attribution.gradcam import gradcam
+    from spurbench.engine.restore import restore_model
+
+    record = finished_record(folder)
+    if record is None:
+        raise DataMissing(f"run {folder.name} is not finished; finish it first with the command that began it")
+    config = RunConfig(**read_json(folder / "config.json")["config"])
+    rules = [row["selection"] for row in record["rows"]]
+    rule = rule or default_rule(rules)
+    if rule not in rules:
+        raise ConfigError(f"run {folder.name} offers the rules {', '.join(rules)}, not {rule}")
+    epoch = record["rows"][rules.index(rule)]["selected_epoch"]
+    method, model, mean, std = restore_model(config, folder, epoch, device, plugins)
+    dataset = open_dataset(config, paths, plugins)
+    info, split = dataset.info, dataset.split("test")
+    frames = load_frames(
+        split,
+        key=f"{info.name}-{info.version}-{dataset.fingerprint()}-test",
+        resize=config.input.resize,
+        folder=paths.cache,
+    )
+    labels = split.y if split.group is None else split.group
+    index = _round_robin(labels, count)
+    images = evaluation_images(frames.images[index], config.input, mean, std).to(device)
+    with torch.inference_mode():
+        prediction = method.evaluate(model, images)
+    if prediction.mask is None:
+        maps, _ = gradcam(
+            model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, images,
+            prediction.logits.argmax(1).clone(),
+        )  # fmt: skip
+        maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+        mode = "bilinear"
+    else:
+        maps, mode = prediction.mask, "nearest"
+    size = config.input.image_size
+    zeros, ones = (0.0,) * 3, (1 / 255,) * 3
+    pixels = (evaluation_images(frames.images[index], config.input, zeros, ones)).permute(0, 2, 3, 1).round().byte()
+    regions = None if frames.masks is None else evaluation_masks(frames.masks[index], config.input)
+    items = [
+        Explained(
+            pixels=pixels[i],
+            map=_resize(maps[i], size, mode).cpu(),
+            stages=tuple(_resize(mask[i], size, "nearest").cpu() for mask in prediction.stage_masks),
+            region=None if regions is None else regions[i],
+            truth=info.classes[int(split.y[index[i]])],
+            predicted=info.classes[int(prediction.logits[i].argmax())],
+            group=info.group_names[int(labels[index[i]])],
+        )
+        for i in range(len(index))
+    ]
+    return ExplainedRun(f"{record['rows'][0]['label']} seed {config.seed}", f"{info.name} {info.version}", items)
+
+
+def draw(runs: Sequence[ExplainedRun], path: Path) -> None:
+    """Write a PNG: the images, their objects, then a row per run with everything outside its mask darkened.
+
+    Wrong predictions are framed red.
+
+    Raises:
+        ConfigError: runs of different data, which share no images.
+    """
+    from PIL import Image, ImageDraw
+
+    if len({run.dataset for run in runs}) > 1:
+        raise ConfigError(f"these runs are about different data: {', '.join(sorted({run.dataset for run in runs}))}")
+    first = runs[0].items
+    rows: list[tuple[str, list[tuple[Tensor, str, bool]]]] = [
+        ("input", [(item.pixels, item.group, True) for item in first])
+    ]
+    objects = [(_shade(item.pixels, item.region), "", True) for item in first if item.region is not None]
+    if objects:
+        rows.append(("object", objects))
+    for run in runs:
+        seen = [(_shade(item.pixels, item.map), item.predicted, item.predicted == item.truth) for item in run.items]
+        rows.append((run.label, seen))
+    label_width = 110
+    sheet = Image.new("RGB", (label_width + len(first) * (_TILE + 4), len(rows) * (_TILE + _LINE + 4)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for r, (name, tiles) in enumerate(rows):
+        top = r * (_TILE + _LINE + 4)
+        pen.text((4, top + _TILE // 2), name, fill="black")
+        for c, (pixels, caption, right) in enumerate(tiles):
+            left = label_width + c * (_TILE + 4)
+            sheet.paste(Image.fromarray(pixels.numpy()).resize((_TILE, _TILE), Image.Resampling.NEAREST), (left, top))
+            if not right:
+                pen.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), outline="red", width=3)
+            pen.text((left + 2, top + _TILE + 1), caption, fill="black" if right else "red")
+    with atomic_write(path) as stream:
+        sheet.save(stream, format="PNG")
+
+
+def _round_robin(labels: Tensor, count: int) -> Tensor:
+    """The first samples of every group in turn."""
+    members = [torch.nonzero(labels == group)[:, 0].tolist() for group in range(int(labels.max()) + 1)]
+    turns = [queue[turn] for turn in range(max(map(len, members))) for queue in members if turn < len(queue)]
+    return torch.tensor(turns[:count])
+
+
+def _shade(pixels: Tensor, seen: Tensor) -> Tensor:
+    weight = _DIM + (1 - _DIM) * seen.float()[..., None]
+    return (pixels.float() * weight).byte()
+
+
+def _resize(map_hw: Tensor, size: int, mode: str) -> Tensor:
+    align: dict[str, Any] = {} if mode == "nearest" else {"align_corners": False}
+    return F.interpolate(map_hw[None, None].float(), size=(size, size), mode=mode, **align)[0, 0]
