@@ -94,4 +94,5 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
     """Code that was compiled before the hook existed would skip it; run its source instead."""
     if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and importing it takes seconds.
         return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

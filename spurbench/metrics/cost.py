@@ -80,7 +80,9 @@ def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:
     """A deep copy whose tensors are on ``device``; without a detour over a copy on the model's own."""
     memo: dict[int, Any] = {}
     for tensor in chain(model.parameters(), model.buffers()):
-        twin = torch.empty_like(tensor, device=device) if device.type == "meta" else tensor.detach().to(device, copy=True)
+        twin = (
+            torch.empty_like(tensor, device=device) if device.type == "meta" else tensor.detach().to(device, copy=True)
+        )
         memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
     return copy.deepcopy(model, memo)
 

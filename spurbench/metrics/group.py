@@ -55,7 +55,7 @@ class WorstGroup(NamedTuple):
     """The lowest accuracy, 0..1, and the index of its group."""
 
     accuracy: float
-    index: int
+    group: int
 
 
 def group_counts(correct_N: Tensor, group_N: Tensor, num_groups: int) -> GroupCounts:

@@ -226,9 +226,7 @@ def test_crops_move_images_masks_and_boxes_alike(scene):
     reach = [1 + 1.5 * max(1.0, size / length) for length in crop[2:4]]
     grow = torch.tensor([-reach[1], -reach[0], reach[1], reach[0]])
     core = pixels_inside(moved - grow, size)
-    if moved.isnan().any():
-        assert not mask.any() or (moved.isnan().all() and mask.sum() == 0)
-    else:
+    if not moved.isnan().any():
         assert (image[core] > 250).all()
         assert (image[~pixels_inside(moved + grow, size)] < 5).all()
 
@@ -269,6 +267,28 @@ def test_grid_sample_of_a_center_crop_is_exact():
     crops = draw_crops(8, config, rng())
     sampled = as_chw(transforms._sample_grid(frames, crops, 24))
     torch.testing.assert_close(sampled, apply_crops(frames, crops, config, *PLAIN), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("crop_scale", [None, (0.5, 1.0)])
+def test_nothing_is_read_back_from_an_accelerator(crop_scale, channels_last):
+    # Tensors on "meta" take the accelerators' path and have no values: reading one raises.
+    config = InputConfig(resize=64, image_size=48, crop_scale=crop_scale)
+    frames = random_frames(8, 64).to("meta")
+    crops = draw_crops(8, config, rng())
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for images in (
+        apply_crops(frames, crops, config, MEAN, STD, channels_last=channels_last),
+        evaluation_images(frames, config, MEAN, STD, channels_last=channels_last),
+    ):
+        assert images.shape == (8, 3, 48, 48)
+        assert images.device.type == "meta"
+        assert images.is_contiguous(memory_format=memory_format)
+    for masks in (apply_crops_to_masks(frames[..., 0], crops, config), evaluation_masks(frames[..., 0], config)):
+        assert masks.shape == (8, 48, 48)
+        assert masks.dtype == torch.bool
+    boxes = torch.empty(8, 2, 4, device="meta")
+    assert apply_crops_to_boxes(boxes, crops, config).shape == evaluation_boxes(boxes, config).shape == (8, 2, 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ draws
@@ -368,9 +388,7 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
     assert (view == 1).all()
     del view
     gc.collect()
-    assert address in {gather(rows, torch.tensor([3, 3])).data_ptr() for _ in range(1)} | {
-        block.data_ptr() for block in transforms._unused.values()
-    }
+    assert address in {block.data_ptr() for block in transforms._unused.values()}
 
 
 @pytest.mark.usefixtures("no_unused_memory")
