@@ -146,9 +146,7 @@ def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbon
     if tagged:
         _require_local(name)
     trunk = timm.create_model(name, pretrained=tagged, num_classes=0)
-    if not hasattr(trunk, "forward_intermediates") or not isinstance(
-        getattr(trunk, "feature_info", None), list
-    ):
+    if not hasattr(trunk, "forward_intermediates") or not isinstance(getattr(trunk, "feature_info", None), list):
         raise ConfigError(
             f"backbone {config.name} does not expose its stages; choose one of timm's features_only models"
         )
@@ -199,7 +197,7 @@ def _require_local(name: str) -> None:
         for file in ("model.safetensors", "pytorch_model.bin"):
             if isinstance(try_to_load_from_cache(config.hf_hub_id, file), str):
                 return
-    elif config.url:
+    elif isinstance(config.url, str):
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         if (folder / config.url.rsplit("/", 1)[-1]).is_file():
             return

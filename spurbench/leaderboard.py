@@ -84,7 +84,13 @@ def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") 
             groups.setdefault(_without_seed(row), []).append(row)
     table = [_summary(group) for group in groups.values()]
     return sorted(
-        table, key=lambda entry: (entry["dataset"], entry["backbone"], -(entry["worst_group_accuracy_mean"] or 0), entry["label"])
+        table,
+        key=lambda entry: (
+            entry["dataset"],
+            entry["backbone"],
+            -(entry["worst_group_accuracy_mean"] or 0),
+            entry["label"],
+        ),
     )
 
 

@@ -147,7 +147,9 @@ def positional_fields(entry: Entry, values: tuple[float | int | str, ...]) -> di
 
 def preset_names() -> list[str]:
     """All shipped presets."""
-    return sorted(item.name.removesuffix(".yaml") for item in files("spurbench.presets").iterdir() if item.name.endswith(".yaml"))
+    return sorted(
+        item.name.removesuffix(".yaml") for item in files("spurbench.presets").iterdir() if item.name.endswith(".yaml")
+    )
 
 
 def load_preset(name: str) -> dict[str, Any]:

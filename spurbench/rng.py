@@ -18,8 +18,6 @@ def seed_for(run_seed: int, stream: str, *position: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(
-    run_seed: int, stream: str, *position: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(run_seed: int, stream: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator on ``device``, seeded by ``seed_for``."""
     return torch.Generator(device=device).manual_seed(seed_for(run_seed, stream, *position))

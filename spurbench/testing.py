@@ -199,7 +199,9 @@ def _trains_reproducibly(bench: Workbench) -> None:
 def _leaves_no_supervision_in_view(bench: Workbench) -> None:
     """batches carry groups and masks only as far as the method declared them."""
     batch = next(bench.views.train.loader(shuffle=True, augment=True))
-    assert hasattr(batch, "group") == (Access.TRAIN_GROUPS in bench.method.access or Access.REGIONS in bench.method.access)
+    assert hasattr(batch, "group") == (
+        Access.TRAIN_GROUPS in bench.method.access or Access.REGIONS in bench.method.access
+    )
     if Access.VAL_LABELS not in bench.method.access:
         assert int(next(bench.views.val.loader(shuffle=False, augment=False)).y.max()) == -1
 
@@ -231,7 +233,9 @@ def _exposes_head_and_features(bench: Workbench) -> None:
         features = bench.method.features(bench.model, bench.images)
         head = bench.method.head(bench.model)
         assert features.shape == (_SAMPLES, head.in_features), f"features have shape {tuple(features.shape)}"
-        torch.testing.assert_close(head(features), bench.method.evaluate(bench.model, bench.images).logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            head(features), bench.method.evaluate(bench.model, bench.images).logits, rtol=1e-3, atol=1e-4
+        )
     assert any(module is bench.method.cam_layer(bench.model) for module in bench.model.modules())
 
 
@@ -288,7 +292,9 @@ def _images_and_regions(dataset: Dataset, samples: int) -> None:
         split = dataset.split(name)
         for i in range(0, len(split), max(1, len(split) // samples)):
             sample, again = split[i], split[i]
-            assert sample.image.dtype == torch.uint8 and sample.image.ndim == 3 and len(sample.image) == 3, f"{name}[{i}]"
+            assert sample.image.dtype == torch.uint8 and sample.image.ndim == 3 and len(sample.image) == 3, (
+                f"{name}[{i}]"
+            )
             assert torch.equal(sample.image, again.image), f"{name}[{i}] differs from call to call"
             height, width = sample.image.shape[1:]
             assert (sample.mask is not None) == dataset.info.has_masks, f"{name}[{i}]: has_masks"

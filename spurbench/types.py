@@ -7,7 +7,7 @@ h x w feature positions, n boxes.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Flag, auto
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on ``device``; copies do not block the host."""
-        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
         return type(self)(**moved)
 
 

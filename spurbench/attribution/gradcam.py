@@ -60,7 +60,8 @@ def gradcam(
         output_BKhw = outputs[0]
         with torch.enable_grad():
             # Images do not mix, so the gradient of the sum holds each image's own gradient.
-            score = logits_BC.float().gather(1, target_B[:, None]).sum()
+            # The copy is for targets made in inference mode, which autograd cannot keep.
+            score = logits_BC.float().gather(1, target_B.clone()[:, None]).sum()
         (gradient_BKhw,) = torch.autograd.grad(score, output_BKhw)
         alpha_BK = gradient_BKhw.float().mean(dim=(2, 3))
         maps_Bhw = (alpha_BK[:, :, None, None] * output_BKhw.detach().float()).sum(dim=1).relu()

@@ -24,7 +24,9 @@ def execute(options: argparse.Namespace) -> int:
     table = aggregate(found.rows, options.select)
     if not table:
         offered = sorted({row["selection"] for row in found.rows})
-        have = f"the {len(found.rows)} rows there offer {', '.join(offered)}" if offered else "there are no finished runs"
+        have = (
+            f"the {len(found.rows)} rows there offer {', '.join(offered)}" if offered else "there are no finished runs"
+        )
         raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule '{options.select}': {have}")
     if options.output:
         write_parquet(found.rows, Path(options.output))

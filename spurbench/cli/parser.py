@@ -58,11 +58,16 @@ def _build() -> argparse.ArgumentParser:
 
 def _run(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
-        commands, "run", "train and measure one method on one dataset", "spurbench run --method erm --dataset minibirds100"
+        commands,
+        "run",
+        "train and measure one method on one dataset",
+        "spurbench run --method erm --dataset minibirds100",
     )
     _what(parser)
     _where(parser)
-    parser.add_argument("--force", action="store_true", help="start over; the old record stays until the new one is done")
+    parser.add_argument(
+        "--force", action="store_true", help="start over; the old record stays until the new one is done"
+    )
     _json(parser)
 
 
@@ -80,7 +85,10 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
 
 def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
-        commands, "leaderboard", "fold finished runs into a table", "spurbench leaderboard --select val_wga --format markdown"
+        commands,
+        "leaderboard",
+        "fold finished runs into a table",
+        "spurbench leaderboard --select val_wga --format markdown",
     )
     parser.add_argument("results", nargs="*", help="result folders (default: --results)")
     parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
@@ -128,7 +136,9 @@ def _cost(commands) -> None:  # type: ignore[no-untyped-def]
 
 
 def _list(commands) -> None:  # type: ignore[no-untyped-def]
-    parser = _command(commands, "list", "what there is: methods, datasets, backbones, presets", "spurbench list methods")
+    parser = _command(
+        commands, "list", "what there is: methods, datasets, backbones, presets", "spurbench list methods"
+    )
     parser.add_argument("what", choices=("methods", "datasets", "backbones", "presets"))
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this")
     _plugin(parser)
@@ -223,5 +233,3 @@ def _seed(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, got '{text}'")
     return value
-
-

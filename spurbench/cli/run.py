@@ -14,7 +14,9 @@ def execute(options: argparse.Namespace) -> int:
     config, paths = resolve_run(request_of(options), paths_of(options))
     from spurbench.engine import run_one
 
-    with live_observer(f"{config.method.name} on {config.dataset.name}, seed {config.seed}, run {config.run_id()}") as live:
+    with live_observer(
+        f"{config.method.name} on {config.dataset.name}, seed {config.seed}, run {config.run_id()}"
+    ) as live:
         record = run_one(
             config,
             paths,

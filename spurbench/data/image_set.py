@@ -162,7 +162,7 @@ def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attri
 def _read_image(record: ImageRecord) -> Tensor:
     """uint8 [3, H, W], RGB; alpha is dropped and EXIF orientation ignored, as in the code of all published numbers."""
     pixels = _decode(record.path, record.where, "RGB")
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _read_mask(record: ImageRecord, path: Path, image: Tensor) -> Tensor:

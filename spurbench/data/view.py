@@ -20,6 +20,7 @@ from spurbench.data.transforms import (
     draw_crops,
     evaluation_images,
     evaluation_masks,
+    gather,
 )
 from spurbench.errors import AccessDenied
 from spurbench.rng import generator
@@ -151,13 +152,13 @@ class View:
         settings = self.settings
         rng = generator(settings.seed, "loader", settings.position, settings.epoch)
         if not shuffle:
-            return list(self.index.split(settings.batch_size))
+            return list(torch.split(self.index, settings.batch_size))
         if self._sampler is not None:
             return [self.index[torch.as_tensor(list(batch))] for batch in self._sampler(rng)]
         if self._draw_weight is not None:
             drawn = torch.multinomial(self._draw_weight[self.index], len(self), replacement=True, generator=rng)
-            return list(self.index[drawn].split(settings.batch_size))
-        return list(self.index[torch.randperm(len(self), generator=rng)].split(settings.batch_size))
+            return list(torch.split(self.index[drawn], settings.batch_size))
+        return list(torch.split(self.index[torch.randperm(len(self), generator=rng)], settings.batch_size))
 
     def _batch(self, positions: Tensor, step: int, augment: bool) -> Batch:
         settings = self.settings
@@ -194,7 +195,9 @@ class View:
 
     def _check_length(self, weights: Tensor) -> None:
         if weights.shape != (len(self._frames),):
-            raise ValueError(f"weights must be by position in the split: {len(self._frames)}, got {tuple(weights.shape)}")
+            raise ValueError(
+                f"weights must be by position in the split: {len(self._frames)}, got {tuple(weights.shape)}"
+            )
 
 
 def make_view(
@@ -226,7 +229,7 @@ def _gather(frames: Tensor, positions: Tensor, device: torch.device) -> Tensor:
     """Rows of a memory-mapped or device-resident array, on the device."""
     if frames.device == device and device.type != "cpu":
         return frames[positions.to(device, non_blocking=True)]
-    return _to(frames[positions], device)
+    return _to(gather(frames, positions), device)
 
 
 def _to(value: Tensor, device: torch.device) -> Tensor:

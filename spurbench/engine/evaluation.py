@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spurbench.attribution.gradcam import gradcam
 from spurbench.config import RunConfig
 from spurbench.data.cache import Frames
-from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks
+from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks, gather
 from spurbench.dataset import DatasetInfo
 from spurbench.engine.observer import Observer
 from spurbench.engine.stop import StopFlag
@@ -65,8 +65,8 @@ class Scorer:
 
     def batches(self, arrays: SplitArrays) -> Iterator[tuple[Tensor, Tensor]]:
         """(positions, images) over a whole split in order, in evaluation geometry."""
-        for positions in torch.arange(len(arrays.y)).split(self.config.evaluation.batch_size):
-            frames = arrays.frames.images[positions].to(self.device, non_blocking=True)
+        for positions in torch.split(torch.arange(len(arrays.y)), self.config.evaluation.batch_size):
+            frames = gather(arrays.frames.images, positions).to(self.device, non_blocking=True)
             images = evaluation_images(
                 frames, self.config.input, self.mean, self.std, channels_last=self.config.train.channels_last
             )

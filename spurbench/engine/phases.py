@@ -106,7 +106,10 @@ class Trainer:
             path = self._weights_path(position, 0)
             return {"last": Candidate(-1, None, path)}
         chosen = best_epochs(self._rows_of(position), self.rules)
-        return {rule: Candidate(epoch, score, self._weights_path(position, epoch)) for rule, (epoch, score) in chosen.items()}
+        return {
+            rule: Candidate(epoch, score, self._weights_path(position, epoch))
+            for rule, (epoch, score) in chosen.items()
+        }
 
     def load_candidate(self, candidate: Candidate) -> nn.Module:
         """The model with those weights."""
@@ -215,7 +218,7 @@ class Trainer:
     def _describe_task(self) -> TaskInfo:
         """What the method may know, also left in the run's folder for whoever restores the model."""
         train = self.splits["train"]
-        facts = {
+        facts: dict[str, Any] = {
             "num_classes": len(self.info.classes),
             "num_groups": self.info.num_groups,
             "num_train": len(train.y),

@@ -149,6 +149,10 @@ def _stage_columns(result: Measurement) -> list[dict[str, Any]] | None:
     """Density and mask-object overlap of every stage's mask, deep to shallow; null without masks."""
     return [
         {"stage": level, "density": density}
-        | {f"epg_{region}": values.sums().epg for (source, region), values in result.epg.items() if source == f"stage{level}"}
+        | {
+            f"epg_{region}": values.sums().epg
+            for (source, region), values in result.epg.items()
+            if source == f"stage{level}"
+        }
         for level, density in enumerate(result.stage_density)
     ] or None

@@ -24,9 +24,7 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
     arrays = trainer.splits["test"]
     train = trainer.splits["train"].groups_or_classes()
     train_counts = tuple(torch.bincount(train, minlength=info.num_groups).tolist())
-    cost, plain_cost = model_costs(
-        trainer.method, config.backbone.name, config.input.image_size, len(info.classes)
-    )
+    cost, plain_cost = model_costs(trainer.method, config.backbone.name, config.input.image_size, len(info.classes))
     rows: list[dict[str, Any]] = []
     measured: dict[int, Measurement] = {}
     for rule, candidate in trainer.candidates().items():
@@ -75,8 +73,8 @@ def _predictions(trainer: Trainer, measured: dict[int, Measurement]) -> dict[str
         for (source, region), values in result.epg.items():
             pairs = zip(values.epg.tolist(), values.area.tolist(), strict=True)
             part[f"epg_{source}_{region}"] = [value if area > 0 else None for value, area in pairs]
-        for name, values in part.items():
-            columns.setdefault(name, []).extend(values)
+        for name, column in part.items():
+            columns.setdefault(name, []).extend(column)
     return columns
 
 

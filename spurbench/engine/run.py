@@ -136,7 +136,9 @@ def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) 
 def _work(job: _Job) -> dict[str, Any]:
     started = now_utc()
     try:
-        write_json(job.folder / "config.json", {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")})
+        write_json(
+            job.folder / "config.json", {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")}
+        )
         record = _train_and_evaluate(job, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
         raise
@@ -227,7 +229,9 @@ def _check_access(access: Access, dataset: Dataset, method: str) -> None:
     info = dataset.info
     wants_groups = bool(access & (Access.TRAIN_GROUPS | Access.VAL_GROUPS))
     if wants_groups and info.attributes is None:
-        raise AccessDenied(f"method {method} needs group labels, and {info.name} has no attribute; use a method without")
+        raise AccessDenied(
+            f"method {method} needs group labels, and {info.name} has no attribute; use a method without"
+        )
     if Access.REGIONS in access and not info.has_masks:
         raise AccessDenied(f"method {method} needs object masks, and {info.name} has none; use a method without")
 

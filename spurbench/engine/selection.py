@@ -24,7 +24,7 @@ def rules_for(info: DatasetInfo, *, oracle: bool, only_last: bool) -> tuple[str,
     if only_last:
         return ("last",)
     grouped = info.attributes is not None
-    rules = ("val_wga",) if grouped else ()
+    rules: tuple[str, ...] = ("val_wga",) if grouped else ()
     rules += ("val_worst_class", "val_accuracy", "last")
     return rules + (("oracle_test_wga",) if oracle else ())
 

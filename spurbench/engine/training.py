@@ -162,10 +162,7 @@ def train_phase(
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Groups by role: the backbone at ``lr``, everything else at ``head_lr``; vectors undecayed unless asked."""
     of_backbone = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, Backbone)
-        for parameter in module.parameters()
+        id(parameter) for module in model.modules() if isinstance(module, Backbone) for parameter in module.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -175,8 +172,7 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
         decay = config.weight_decay if parameter.ndim > 1 or config.decay_vectors else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     parameters = [
-        {"params": group, "lr": rate, "base_lr": rate, "weight_decay": decay}
-        for (rate, decay), group in groups.items()
+        {"params": group, "lr": rate, "base_lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()
     ]
     if config.name == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, fused=True)

@@ -27,9 +27,9 @@ class MaskEstimator(nn.Module):
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(hidden, hidden, 1), nn.ReLU(inplace=True))
         self.logits = nn.Conv2d(hidden, 2, 1)
         # Start by keeping most positions: otherwise the area term (target 1 at first) fights the classifier.
-        nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
+        assert self.logits.bias is not None
         with torch.no_grad():
-            self.logits.bias += torch.tensor([keep_bias / 2, -keep_bias / 2])
+            self.logits.bias.copy_(torch.tensor([keep_bias / 2, -keep_bias / 2]))
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Mask logits [B, 2, h, w]."""
