@@ -73,7 +73,8 @@ class Dataset(Protocol):
     """An opened dataset."""
 
     @property
-    def info(self) -> DatasetInfo: ...
+    def info(self) -> DatasetInfo:
+        """The declaration, completed by what was found on disk."""
 
     def split(self, name: str) -> SplitData:
         """The split called ``name``, one of ``info.splits``."""
@@ -93,4 +94,4 @@ class DatasetSpec:
     Raises ``DataMissing`` when nothing is there and ``DataError`` when what is there is malformed.
     """
     write: Callable[[Path], None] | None = None
-    """Write the dataset to an empty folder in the official layout of the set it stands for, where it can be generated."""
+    """Write it to an empty folder in the official layout of the set it stands for; None if it cannot be generated."""

@@ -118,17 +118,38 @@ class Method(Protocol):
     only_last: ClassVar[bool]
 
     @property
-    def label(self) -> str: ...
-    def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module: ...
-    def phases(self, train: TrainConfig) -> Sequence[Phase]: ...
-    def start_phase(self, phase: Phase, model: nn.Module, views: Views, store: ArtifactStore) -> View: ...
-    def training_step(self, model: nn.Module, batch: Batch, progress: Progress) -> StepOutput: ...
-    def evaluate(self, model: nn.Module, images: Tensor) -> Prediction: ...
-    def features(self, model: nn.Module, images: Tensor) -> Tensor: ...
-    def head(self, model: nn.Module) -> nn.Linear: ...
-    def cam_layer(self, model: nn.Module) -> nn.Module: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def label(self) -> str:
+        """The short name in tables, AIM[2,35%]."""
+
+    def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:
+        """Backbone plus what the method adds; called under the init seed stream."""
+
+    def phases(self, train: TrainConfig) -> Sequence[Phase]:
+        """What is trained, in order."""
+
+    def start_phase(self, phase: Phase, model: nn.Module, views: Views, store: ArtifactStore) -> View:
+        """Prepare a phase and name its training data; called again after a restart."""
+
+    def training_step(self, model: nn.Module, batch: Batch, progress: Progress) -> StepOutput:
+        """The loss of one batch; reads nothing back from the device."""
+
+    def evaluate(self, model: nn.Module, images: Tensor) -> Prediction:
+        """Deterministic prediction in evaluation mode."""
+
+    def features(self, model: nn.Module, images: Tensor) -> Tensor:
+        """[B, D], what the head reads."""
+
+    def head(self, model: nn.Module) -> nn.Linear:
+        """The final classifier."""
+
+    def cam_layer(self, model: nn.Module) -> nn.Module:
+        """The module with NCHW output that GradCAM explains."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the method itself, beside the model."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state_dict``."""
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)

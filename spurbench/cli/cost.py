@@ -32,9 +32,7 @@ def execute(options: argparse.Namespace) -> int:
         print_json(document)
         return 0
     title = f"{options.method} on {options.backbone}, {image_size} px, {options.num_classes} classes, batch 1, forward"
-    rows = [
-        ["GMACs", f"{cost.gmacs:.3f}", f"{plain.gmacs:.3f}", f"{cost.gmacs - plain.gmacs:+.3f}"],
-        ["parameters M", f"{cost.params / 1e6:.3f}", f"{plain.params / 1e6:.3f}", f"{(cost.params - plain.params) / 1e6:+.3f}"],
-    ]  # fmt: skip
+    lines = [("GMACs", cost.gmacs, plain.gmacs), ("parameters M", cost.params / 1e6, plain.params / 1e6)]
+    rows = [[name, f"{ours:.3f}", f"{theirs:.3f}", f"{ours - theirs:+.3f}"] for name, ours, theirs in lines]
     print_table(title, ["", "method", "plain backbone", "overhead"], rows)
     return 0

@@ -27,7 +27,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
                 "-" if row["selected_epoch"] is None else str(row["selected_epoch"] + 1),
                 percent(row["accuracy"]),
                 percent(row["group_mean_accuracy"]),
-                f"{percent(row['worst_group_accuracy'])} [{percent(row['worst_group_low'])}, {percent(row['worst_group_high'])}]",
+                _with_interval(row),
                 row["worst_group"] or "-",
                 f"{percent(row.get('epg'))} {row.get('epg_source') or ''}".strip(),
                 f"{row['gmacs']:.3f} (+{row['gmacs'] - row['gmacs_backbone']:.3f})",
@@ -36,6 +36,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    low, high = percent(row["worst_group_low"]), percent(row["worst_group_high"])
+    return f"{percent(row['worst_group_accuracy'])} [{low}, {high}]"
 
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

@@ -43,8 +43,8 @@ def restore_model(
     state = load_tensors(path)
     if state is None:
         raise DataMissing(
-            f"the weights of epoch {(epoch or 0) + 1} are not kept in {folder}: runs keep those of the default rule and "
-            "of the last epoch; choose --select last"
+            f"the weights of epoch {(epoch or 0) + 1} are not kept in {folder}: runs keep those of the default rule "
+            "and of the last epoch; choose --select last"
         )
     model.load_state_dict(state)
     return method, model.to(device).eval(), backbone.mean, backbone.std

@@ -97,8 +97,6 @@ def _method_throughput(trainer: Trainer) -> float:
 
 def _plain_throughput(trainer: Trainer) -> float:
     """Images per second of backbone and head alone, same batch size and precision."""
-    import time
-
     scorer = trainer.scorer
     backbone = build_backbone(BackboneConfig(name=trainer.config.backbone.name, weights="none"), None)
     layout = torch.channels_last if trainer.config.train.channels_last else torch.contiguous_format

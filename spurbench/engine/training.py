@@ -207,8 +207,8 @@ def _refuse_bad_loss(state: PhaseState, phase: Phase) -> None:
     step = int(state.meter.bad_step)
     if step >= 0:
         raise RunFailed(
-            f"the loss is not finite at step {step} of epoch {state.epoch} (phase {phase.name}); training stopped and the "
-            "last good checkpoint is kept; try a lower learning rate, for example "
+            f"the loss is not finite at step {step} of epoch {state.epoch} (phase {phase.name}); training stopped and "
+            "the last good checkpoint is kept; try a lower learning rate, for example "
             f"--set train.optimizer.lr={phase.optimizer.lr / 10:g}"
         )
 
