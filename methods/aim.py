@@ -138,8 +138,8 @@ class AIM(BaseMethod[AIMConfig]):
         return AIMModel(backbone, self.config, task.num_classes)
 
     def tau_at(self, progress: Progress) -> float:
-        """The annealed target: linear from 1 at epoch 0 to tau, constant within an epoch."""
-        length = self.config.anneal * progress.num_epochs
+        """The annealed target: linear from 1 at epoch 0 to tau, constant within an epoch; the last epoch has tau."""
+        length = min(self.config.anneal * progress.num_epochs, progress.num_epochs - 1)
         done = min(1.0, progress.epoch / length) if length > 0 else 1.0
         return 1.0 + done * (self.config.tau - 1.0)
 

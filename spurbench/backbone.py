@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.config import BackboneConfig
-from spurbench.errors import ConfigError, DataMissing, did_you_mean
+from spurbench.errors import ConfigError, DataError, DataMissing, did_you_mean
 from spurbench.io import hash_file
 
 __all__ = ["Backbone", "build_backbone", "check_backbone", "resolve_weights"]
@@ -32,7 +32,9 @@ class Backbone(nn.Module):
         info = list(trunk.feature_info)  # type: ignore[arg-type]
         self.channels: tuple[int, ...] = tuple(int(entry["num_chs"]) for entry in info)
         self.reductions: tuple[int, ...] = tuple(int(entry["reduction"]) for entry in info)
-        self.last_stage_name: str = str(info[-1]["module"])
+        self.last_map = nn.Identity()
+        """Sees the map [B, C, h, w] that is pooled for the classifier: the place for GradCAM."""
+        self._channels_last = str(getattr(trunk, "output_fmt", "NCHW")) == "NHWC"
         pretrained = trunk.pretrained_cfg
         self.mean: tuple[float, ...] = tuple(pretrained["mean"])  # type: ignore[index]
         self.std: tuple[float, ...] = tuple(pretrained["std"])  # type: ignore[index]
@@ -57,11 +59,11 @@ class Backbone(nn.Module):
     def pooled(self, images: Tensor) -> Tensor:
         """[B, num_features]: what the model's own classifier reads."""
         features = self.trunk.forward_features(images)  # type: ignore[operator]
+        if self._channels_last:  # Swin and its kin
+            features = self.last_map(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            features = self.last_map(features)
         return self.trunk.forward_head(features, pre_logits=True)  # type: ignore[operator, no-any-return]
-
-    def last_stage(self) -> nn.Module:
-        """The module whose output is the deepest stage."""
-        return self.trunk.get_submodule(self.last_stage_name)
 
     def compile_trunk(self) -> None:
         """Send both passes through ``torch.compile``; weights and names stay as they are."""
@@ -89,7 +91,7 @@ def check_backbone(name: str) -> None:
 
     if not timm.is_model(name):
         close = did_you_mean(name, timm.list_models())
-        raise ConfigError(f"unknown backbone '{name}'{close} (any timm model: see `spurbench list backbones`)")
+        raise ConfigError(f"unknown backbone '{name}'{close} any timm model will do (see: spurbench list backbones)")
 
 
 def resolve_weights(name: str, weights: str) -> tuple[str, Path | None]:
@@ -107,18 +109,18 @@ def resolve_weights(name: str, weights: str) -> tuple[str, Path | None]:
     import spurbench.zoo  # noqa: F401
 
     check_backbone(name)
-    if weights == "none" or weights.startswith(("tag:", "sha256:")):
+    if weights == "none" or weights.startswith("sha256:"):
         return weights, None
-    path = Path(weights)
-    if path.suffix or path.exists():
+    path = Path(weights).expanduser()
+    if path.suffix or path.is_file():
         if not path.is_file():
             raise DataMissing(f"no weights file at {path}")
         return f"sha256:{hash_file(path)}", path
-    tag = "" if weights == "default" else weights
+    tag = "" if weights == "default" else weights.removeprefix("tag:")
     known = [model.partition(".")[2] for model in timm.list_pretrained(f"{name}.*")] if tag else []
     if tag and tag not in known:
         raise ConfigError(
-            f"unknown weights '{weights}' for {name}{did_you_mean(weights, known)}; "
+            f"unknown weights '{weights}' for {name}{did_you_mean(weights, known)} "
             f"available: none, default, {', '.join(known)}, or a file"
         )
     config = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
@@ -143,9 +145,9 @@ def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbon
     check_backbone(config.name)
     tagged = config.weights.startswith("tag:")
     name = f"{config.name}.{config.weights.removeprefix('tag:')}" if tagged else config.name
-    if tagged:
-        _require_local(name)
-    trunk = timm.create_model(name, pretrained=tagged, num_classes=0)
+    # The file itself: asked for a name, timm would look for a newer one in the network even if it is on this disk.
+    overlay = {"file": str(_local_file(name))} if tagged else None
+    trunk = timm.create_model(name, pretrained=tagged, pretrained_cfg_overlay=overlay, num_classes=0)
     if not hasattr(trunk, "forward_intermediates") or not isinstance(getattr(trunk, "feature_info", None), list):
         raise ConfigError(
             f"backbone {config.name} does not expose its stages; choose one of timm's features_only models"
@@ -154,6 +156,10 @@ def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbon
     if config.weights.startswith("sha256:"):
         if weights_path is None:
             raise DataMissing(f"the weights {config.weights[:19]}... of {config.name} need their file: --weights FILE")
+        if not weights_path.is_file():
+            raise DataMissing(f"no weights file at {weights_path}")
+        if f"sha256:{hash_file(weights_path)}" != config.weights:
+            raise DataError(f"{weights_path} has changed: it is no longer {config.weights[:19]}...")
         _load_file(backbone, weights_path)
     return backbone
 
@@ -185,8 +191,8 @@ def _matching(trunk: nn.Module, state: dict[str, Tensor], path: Path) -> dict[st
     return state
 
 
-def _require_local(name: str) -> None:
-    """Fail with one message instead of a download that hangs on a compute node."""
+def _local_file(name: str) -> Path:
+    """Weights in timm's local store, or one message instead of a download that hangs on a compute node."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -194,13 +200,15 @@ def _require_local(name: str) -> None:
     if config.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            if isinstance(try_to_load_from_cache(config.hf_hub_id, file), str):
-                return
+        named = config.hf_hub_filename
+        for file in (named,) if named else ("model.safetensors", "pytorch_model.bin"):
+            found = try_to_load_from_cache(config.hf_hub_id, file)
+            if isinstance(found, str):
+                return Path(found)
     elif isinstance(config.url, str):
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        if (folder / config.url.rsplit("/", 1)[-1]).is_file():
-            return
+        path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rsplit("/", 1)[-1]
+        if path.is_file():
+            return path
     model = name.partition(".")[0]
     raise DataMissing(
         f"the weights of {name} are not on this disk; {_RETRIES_NOTE.format(name=model)} "

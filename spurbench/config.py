@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -178,16 +178,31 @@ class RunPaths(Frozen):
 
 
 def explain_validation(error: ValidationError, section: str, known: Mapping[str, Any] | None = None) -> ConfigError:
-    """One readable line per problem, with the path of the field and the closest valid key."""
+    """One readable line per problem, with the path of the field and the closest valid key.
+
+    Args:
+        section: what the fields belong to, the start of every path.
+        known: the model's fields by name.
+    """
     lines = []
     for problem in error.errors():
         path = ".".join([section, *(str(part) for part in problem["loc"])]).strip(".")
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
-            names = sorted(known or {})
-            allowed = f"; available: {', '.join(names)}" if names else ""
-            lines.append(f"unknown option '{path}'{did_you_mean(key, names)}{allowed}")
+            names = sorted(_fields_at(problem["loc"][:-1], known or {}))
+            allowed = f"{did_you_mean(key, names)} available: {', '.join(names)}" if names else ""
+            lines.append(f"unknown option '{path}'{allowed}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{path}: {message} (got {problem['input']!r})")
     return ConfigError("\n".join(lines))
+
+
+def _fields_at(location: tuple[int | str, ...], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the model that lies at a location below a model with ``fields``."""
+    for part in location:
+        if isinstance(part, str):
+            annotation = fields[part].annotation if part in fields else None
+            inside = [annotation, *get_args(annotation)]
+            fields = next((model.model_fields for model in inside if hasattr(model, "model_fields")), {})
+    return fields

@@ -52,6 +52,6 @@ class RunFailed(SpurbenchError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'aim'?"`` for a near miss, otherwise an empty string."""
+    """``"; did you mean 'aim'?"`` for a near miss, otherwise ``";"``: to be followed by what is available."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else ";"

@@ -209,7 +209,7 @@ class BaseMethod(Generic[ConfigT]):
     def cam_layer(self, model: nn.Module) -> nn.Module:
         """The module with NCHW output that GradCAM explains."""
         assert isinstance(model, Classifier)
-        return model.backbone.last_stage()
+        return model.backbone.last_map
 
     def state_dict(self) -> dict[str, Any]:
         """State that lives in the method rather than the model, such as GroupDRO's q."""

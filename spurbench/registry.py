@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -15,12 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from spurbench.errors import ConfigError, SpurbenchError, did_you_mean
+from spurbench.errors import ConfigError, did_you_mean
 
 __all__ = ["Broken", "Entry", "Registry", "load_registry", "normalize"]
 
 Kind = Literal["methods", "datasets"]
 _EXPORTS: dict[Kind, tuple[str, str]] = {"methods": ("METHOD", "METHODS"), "datasets": ("DATASET", "DATASETS")}
+_NEEDED: dict[Kind, tuple[str, ...]] = {"methods": ("version", "Config", "access", "build"), "datasets": ("info", "open")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ def load_registry(kind: Kind, plugins: tuple[Path, ...] = ()) -> Registry:
     registry = Registry(kind, dict(installed.entries), list(installed.broken))
     for path in plugins:
         module, source = _load_file(path.resolve())
-        for entry in _exports(module, kind, str(path), source):
+        try:
+            entries = _exports(module, kind, str(path), path.stem, source)
+        except TypeError as error:
+            raise ConfigError(f"plugin {path}: {error}") from error
+        for entry in entries:
             registry.add(entry)
     return registry
 
@@ -108,33 +114,44 @@ def _installed(kind: Kind) -> Registry:
         _try(registry, f"spurbench.{kind}.{info.name}")
     for point in sorted(entry_points(group=f"spurbench.{kind}"), key=lambda point: point.name):
         try:
-            value = point.load()
+            entry = Entry(normalize(point.name), _checked(kind, point.name, point.load()), point.value)
         except Exception as error:  # a stranger's module may fail in any way
             registry.broken.append(Broken(point.value, f"{type(error).__name__}: {error}"))
             continue
-        registry.add(Entry(normalize(point.name), value, point.value))
+        registry.add(entry)
     return registry
 
 
 def _try(registry: Registry, module_name: str) -> None:
     try:
         module = importlib.import_module(module_name)
-    except SpurbenchError:
-        raise
+        entries = _exports(module, registry.kind, module_name, module_name.rpartition(".")[2], None)
     except Exception as error:  # one broken file must not take the others with it
         registry.broken.append(Broken(module_name, f"{type(error).__name__}: {error}"))
         return
-    for entry in _exports(module, registry.kind, module_name, None):
+    for entry in entries:
         registry.add(entry)
 
 
-def _exports(module: ModuleType, kind: Kind, origin: str, source: str | None) -> list[Entry]:
-    """``METHOD`` under the file's name, or every item of ``METHODS``; likewise for datasets."""
+def _exports(module: ModuleType, kind: Kind, origin: str, stem: str, source: str | None) -> list[Entry]:
+    """``METHOD`` under the file's name ``stem``, or every item of ``METHODS``; likewise for datasets."""
     single, several = _EXPORTS[kind]
-    found: dict[str, Any] = dict(getattr(module, several, {}))
+    table = getattr(module, several, {})
+    if not isinstance(table, Mapping):
+        raise TypeError(f"{several} must be a dict of names, not {type(table).__name__}")
+    found: dict[str, Any] = dict(table)
     if hasattr(module, single):
-        found[Path(module.__file__ or origin).stem] = getattr(module, single)
-    return [Entry(normalize(name), value, origin, source) for name, value in found.items()]
+        found[stem] = getattr(module, single)
+    return [Entry(normalize(name), _checked(kind, name, value), origin, source) for name, value in found.items()]
+
+
+def _checked(kind: Kind, name: str, value: Any) -> Any:
+    """Refuse what cannot be a method class or a ``DatasetSpec``, by what every command reads of it."""
+    needed = _NEEDED[kind]
+    if not all(hasattr(value, attribute) for attribute in needed) or isinstance(value, type) != (kind == "methods"):
+        wanted = "a subclass of BaseMethod" if kind == "methods" else "a DatasetSpec"
+        raise TypeError(f"'{name}' must be {wanted}, not {value!r}")
+    return value
 
 
 @cache

@@ -67,6 +67,8 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     """
     spec, dataset_path = dataset_entry(request.dataset, request.plugins)
     tree = load_preset(request.preset or spec.info.preset)
+    if "method" in tree:
+        raise ConfigError(f"preset {request.preset or spec.info.preset} must not hold options of a method: --set them")
     tree["method"] = {}
     name, positional = parse_method(request.method)
     entry = load_registry("methods", request.plugins).get(name)
@@ -76,13 +78,13 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
         # A backbone other than the preset's has other weights: the preset's choice does not carry over.
         tree["backbone"] = {"name": request.backbone, "weights": "default"}
     if request.weights is not None:
-        tree["backbone"]["weights"] = request.weights
+        _set(tree, "backbone.weights", request.weights)
     parts = {section: _build(section, tree.pop(section, {}), model) for section, model in _SECTIONS.items()}
     options = tree.pop("method")
     if tree:
         section = next(iter(tree))
         raise ConfigError(
-            f"unknown section '{section}'{did_you_mean(section, [*_SECTIONS, 'method'])}; "
+            f"unknown section '{section}'{did_you_mean(section, [*_SECTIONS, 'method'])} "
             f"available: method, {', '.join(_SECTIONS)}"
         )
     backbone = parts["backbone"]
@@ -163,7 +165,7 @@ def load_preset(name: str) -> dict[str, Any]:
         text = (files("spurbench.presets") / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise ConfigError(
-            f"unknown preset '{name}'{did_you_mean(name, preset_names())}; available: {', '.join(preset_names())}, "
+            f"unknown preset '{name}'{did_you_mean(name, preset_names())} available: {', '.join(preset_names())}, "
             "or the path of a .yaml file"
         )
     try:
@@ -177,7 +179,7 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set one dotted key, creating sections on the way; unknown keys are refused by the models later."""
-    *sections, key = dotted.split(".")
+    *sections, key = dotted.replace("-", "_").split(".")
     if not sections or not key:
         raise ConfigError(f"option '{dotted}' needs a section, for example method.tau or train.epochs")
     node = tree
@@ -203,7 +205,7 @@ def _build(section: str, values: Any, model: type[BaseModel]) -> BaseModel:
 def _number(text: str, whole: str) -> float | int | str:
     try:
         if text.endswith("%"):
-            return float(text[:-1]) / 100
+            return float(f"{text[:-1].strip()}e-2")  # the float nearest to the fraction, which / 100 often misses
         return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
     except ValueError:
         if re.fullmatch(r"\w+", text):

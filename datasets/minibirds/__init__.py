@@ -89,7 +89,7 @@ class MiniBirds:
     def split(self, name: str) -> MiniBirdsSplit:
         """The split called ``name``; raises ``ConfigError`` for an unknown name."""
         if name not in SIZES:
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SIZES)}; available: {', '.join(SIZES)}")
+            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SIZES)} available: {', '.join(SIZES)}")
         columns = split_columns(self._seed, name, self._percent)
         y = torch.tensor(columns.y)
         return MiniBirdsSplit(self._seed, name, columns, y=y, group=2 * y + torch.tensor(columns.place))

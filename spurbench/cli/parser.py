@@ -15,6 +15,11 @@ _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exits with 2 on wrong usage, offering the closest flag or command."""
     parser = _build()
+    names = ("run", "sweep", "leaderboard", "show", "explain", "cost", "list", "data", "prefetch")
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        close = difflib.get_close_matches(arguments[0], names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ";"
+        parser.error(f"unknown command '{arguments[0]}'{hint} available: {', '.join(names)}")
     options, unknown = parser.parse_known_args([_dashes(argument) for argument in arguments])
     if getattr(options, "module", None) is None:
         parser.print_help()

@@ -107,7 +107,7 @@ class ImageSet:
     def split(self, name: str) -> ImageSplit:
         """Samples in table order; raises ``ConfigError`` for an unknown name."""
         if name not in self._splits:
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SPLITS)}; available: {', '.join(SPLITS)}")
+            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SPLITS)} available: {', '.join(SPLITS)}")
         return self._splits[name]
 
     def fingerprint(self) -> str:

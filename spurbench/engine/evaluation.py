@@ -14,6 +14,7 @@ from spurbench.data.transforms import evaluation_boxes, evaluation_images, evalu
 from spurbench.dataset import DatasetInfo
 from spurbench.engine.observer import Observer
 from spurbench.engine.stop import StopFlag
+from spurbench.errors import ConfigError
 from spurbench.method import BaseMethod
 from spurbench.metrics.epg import EPGValues, Resize, boxes_to_region, epg
 from spurbench.metrics.group import GroupCounts, group_counts
@@ -80,6 +81,25 @@ class Scorer:
     def autocast(self) -> torch.autocast:
         """The run's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def probe(self, model: nn.Module, arrays: SplitArrays) -> None:
+        """Refuse before training what could not be measured after it.
+
+        Raises:
+            ConfigError: GradCAM does not fit the model.
+        """
+        if not (self.config.evaluation.gradcam and _Energies(self.config, arrays).has_regions):
+            return
+        model.eval()
+        frames = arrays.frames.images[:1].to(self.device)
+        images = evaluation_images(frames, self.config.input, self.mean, self.std)
+        try:
+            self._gradcam(model, images, arrays.y[:1])
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"GradCAM does not work with {self.config.method.name} on {self.config.backbone.name}: {error}; "
+                "leave it out with --set evaluation.gradcam=false"
+            ) from error
 
     @torch.inference_mode()
     def count(self, model: nn.Module, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts, list[float]]:

@@ -84,6 +84,8 @@ class Trainer:
     def run(self, views: Views) -> None:
         """Every phase from where the checkpoint stands to the end."""
         saved = self._load()
+        if saved is None:
+            self.scorer.probe(self.model, self.splits["test"])
         first = 0 if saved is None else int(saved["phase"])
         optimizer_state = None if saved is None else saved["optimizer"]
         inside = saved if saved is not None and saved["begun"] else None

@@ -57,6 +57,16 @@ def test_single_layers_in_closed_form() -> None:
     assert cost(linear, call, 8) == Cost(gmacs=3 * 8 * 8 * 10 / 1e9, params=1930)
 
 
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_attention_counts(build: Callable[[str], nn.Module], device: str) -> None:
+    """Of which fvcore, and on a CPU torch's own counter, see nothing: 4.24 for this model."""
+    width, tokens, depth = 384, 14 * 14 + 1, 12
+    per_block = tokens * (4 + 2 * 4) * width**2 + 2 * tokens**2 * width
+    ends = 14 * 14 * 16 * 16 * 3 * width + width * 1000
+    gmacs = cost(build("vit_small_patch16_224"), call, 224, device=device).gmacs
+    assert gmacs == pytest.approx((depth * per_block + ends) / 1e9, rel=1e-9)
+
+
 def test_shared_and_frozen_parameters_count_once() -> None:
     layer = nn.Linear(8, 8).requires_grad_(False)
     model = nn.Sequential(layer, nn.ReLU(), layer)

@@ -174,7 +174,7 @@ def test_boxes_match_those_drawn_by_pillow(corners: list[tuple[int, int, int, in
     assert np.array_equal(region[0].numpy(), np.asarray(image))
 
 
-@given(st.lists(st.floats(-3, 12, width=32), min_size=8, max_size=8))
+@given(st.lists(st.integers(-6, 24).map(lambda half: half / 2) | st.floats(-3, 12, width=32), min_size=8, max_size=8))
 def test_pixels_belong_to_boxes_by_their_centres(numbers: list[float]) -> None:
     boxes = torch.tensor(numbers).reshape(1, 2, 4)
     region = boxes_to_region(boxes, 8)[0]
@@ -182,6 +182,11 @@ def test_pixels_belong_to_boxes_by_their_centres(numbers: list[float]) -> None:
         for j in range(8):
             covered = any(x0 <= j + 0.5 < x1 and y0 <= i + 0.5 < y1 for x0, y0, x1, y1 in boxes[0].tolist())
             assert region[i, j].item() is covered
+
+
+def test_a_centre_on_the_border_belongs_to_the_box_that_begins_there() -> None:
+    region = boxes_to_region(torch.tensor([[[0.5, 1.5, 2.5, 3.5]]]), 4)[0]
+    assert region.nonzero().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
 
 
 def test_padding_and_boxes_without_area_cover_nothing() -> None:

@@ -113,7 +113,7 @@ def test_adjusted_accuracy_matches_wilds_waterbirds(
     assert worst.accuracy == pytest.approx(theirs["acc_wg"], abs=1e-6)
 
 
-def test_published_waterbirds_numbers_by_hand() -> None:
+def test_numbers_by_hand_at_the_sizes_of_waterbirds() -> None:
     counts = example({0: (2210, 2255), 1: (1466, 2255), 2: (424, 642), 3: (622, 642)})
     assert accuracy(counts) == (2210 + 1466 + 424 + 622) / 5794
     assert group_mean_accuracy(counts) == pytest.approx((2210 / 2255 + 1466 / 2255 + 424 / 642 + 622 / 642) / 4)
