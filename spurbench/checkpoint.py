@@ -33,11 +33,17 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any] | None:
-    """The state in ``path`` on the CPU; None when there is none or it cannot be read."""
+    """The state in ``path`` on the CPU; None when there is none or its content is damaged.
+
+    Raises:
+        OSError: the file is there but the system does not give it now; starting over would lose it.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
+    except OSError:
+        raise
     except Exception:  # damaged by something else than us: start over rather than stop
         return None
     return state

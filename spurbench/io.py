@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "hash_file", "read_json", "write_json"]
+__all__ = ["atomic_write", "hash_file", "read_json", "remove_leftovers", "write_json"]
+
+
+_SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
@@ -19,7 +22,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     The data is on disk before the move, so a reader sees the old content or the new, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -31,6 +34,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left below ``folder``. Only for a process that alone may write there."""
+    for path in folder.rglob(f".*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -64,7 +64,8 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):  # a full disk must not end the run that could finish
-                os.utime(self.folder / "lease")
+                if _is_me(_read(self.folder)):  # after a long sleep another machine may have taken over
+                    os.utime(self.folder / "lease")
 
 
 def owner_of(folder: Path) -> dict[str, Any] | None:
@@ -125,6 +126,8 @@ def _process_start(pid: int) -> str | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
+    except ProcessLookupError:  # it ended between opening and reading
+        return None
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None

@@ -22,7 +22,10 @@ __all__ = ["Broken", "Entry", "Registry", "load_registry", "normalize"]
 
 Kind = Literal["methods", "datasets"]
 _EXPORTS: dict[Kind, tuple[str, str]] = {"methods": ("METHOD", "METHODS"), "datasets": ("DATASET", "DATASETS")}
-_NEEDED: dict[Kind, tuple[str, ...]] = {"methods": ("version", "Config", "access", "build"), "datasets": ("info", "open")}
+_NEEDED: dict[Kind, tuple[str, ...]] = {
+    "methods": ("version", "Config", "access", "build"),
+    "datasets": ("info", "open"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 __all__ = ["generator", "seed_for"]
 
 
-def seed_for(run_seed: int, stream: str, *position: int) -> int:
+def seed_for(run_seed: int, stream: str, *position: int | str) -> int:
     """A 63-bit seed for one named stream at one position, equal on every machine."""
     text = f"{run_seed}/{stream}/{'/'.join(map(str, position))}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -22,7 +22,7 @@ from spurbench.engine.restore import weights_file
 from spurbench.engine.selection import best_epochs, default_rule, rules_for
 from spurbench.engine.stop import StopFlag
 from spurbench.engine.training import Meter, PhaseState, make_optimizer, set_trainable, train_phase
-from spurbench.errors import ConfigError, ResultConflict
+from spurbench.errors import AccessDenied, ConfigError, ResultConflict
 from spurbench.io import write_json
 from spurbench.method import BaseMethod, Phase, TaskInfo, Views
 from spurbench.metrics.group import accuracy, worst_group
@@ -68,6 +68,7 @@ class Trainer:
             oracle=self.config.evaluation.oracle,
             only_last=self.method.only_last or bool(self.method.access & (Access.VAL_LABELS | Access.VAL_GROUPS)),
         )
+        self.inner_rules = rules_for(self.info, oracle=False, only_last=False)
         self.phases = tuple(self.method.phases(self.config.train))
         self.task = self._describe_task()
         self.model, backbone = self._build()
@@ -91,8 +92,11 @@ class Trainer:
         inside = saved if saved is not None and saved["begun"] else None
         for position in range(first, len(self.phases)):
             phase = self.phases[position]
-            store = _Store(self.folder / "artifacts", partial(self._weights_of, position=position - 1))
-            # After a restart inside the phase the model has moved on; what the call computes comes from the store.
+            store = _Store(
+                self.folder / "artifacts", partial(self._weights_of, position=position - 1), self.config.seed, position
+            )
+            # What the call draws from the global stream must not depend on what ran before it.
+            torch.manual_seed(seed_for(self.config.seed, "global", position))
             view = self.method.start_phase(phase, self.model, views, store)
             state = self._enter(phase, optimizer_state) if inside is None else self._resume(phase, inside)
             self._train(phase, position, view, state)
@@ -142,7 +146,9 @@ class Trainer:
         return state
 
     def _resume(self, phase: Phase, saved: dict[str, Any]) -> PhaseState:
-        """Where the checkpoint left the phase."""
+        """Where the checkpoint left the phase, whatever ``start_phase`` has just done to the model or the method."""
+        self.model.load_state_dict(saved["model"])
+        self.method.load_state_dict(saved["method"])
         state = self._fresh(phase)
         state.optimizer.load_state_dict(_with_rates_of(state.optimizer, saved["optimizer"]))
         state.meter.load_state_dict(saved["meter"])
@@ -177,7 +183,7 @@ class Trainer:
             test = self._validate("test")
             row |= {"test_n": test["val_n"], "test_correct": test["val_correct"], "oracle_test_wga": test["val_wga"]}
         self.rows.append(row)
-        chosen = best_epochs(self._rows_of(position), self.rules)
+        chosen = best_epochs(self._rows_of(position), self._rules_at(position))
         kept = {epoch for epoch, _ in chosen.values()}
         # Order matters for a kill at any moment: weights first, then the state that refers to them, then cleaning.
         if row["epoch"] in kept:
@@ -253,6 +259,7 @@ class Trainer:
     def _load(self) -> dict[str, Any] | None:
         saved = load_tensors(self.state_path)
         if saved is None:
+            shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # nothing tells which data they are from
             return None
         for what, here in (("fingerprint", self.fingerprint), ("device", self.device.type)):
             if saved[what] != here:
@@ -275,10 +282,19 @@ class Trainer:
     def _weights_path(self, position: int, epoch: int) -> Path:
         return weights_file(self.folder, position, epoch)
 
+    def _rules_at(self, position: int) -> tuple[str, ...]:
+        """Whose weights a phase keeps: the last one's make the run's rows, earlier ones serve the next phase."""
+        return self.rules if position == len(self.phases) - 1 else self.inner_rules
+
     def _weights_of(self, rule: str, *, position: int) -> dict[str, Tensor]:
-        chosen = best_epochs(self._rows_of(position), [rule])
+        rows = self._rows_of(position)
+        chosen = best_epochs(rows, self.inner_rules) if rows else {}
         if rule not in chosen:
-            raise ConfigError(f"no weights were kept for rule '{rule}'; this run offers {', '.join(self.rules)}")
+            raise ConfigError(f"no weights were kept for rule '{rule}'; the phase offers {', '.join(chosen) or 'none'}")
+        if rule == "val_wga" and Access.VAL_GROUPS not in self.method.access:
+            raise AccessDenied(
+                "choosing weights by val_wga reads validation groups: add Access.VAL_GROUPS to the method"
+            )
         state = load_tensors(self._weights_path(position, chosen[rule][0]))
         assert state is not None
         return state
@@ -290,6 +306,8 @@ class _Store:
 
     folder: Path
     weights: Callable[[str], dict[str, Tensor]]
+    seed: int
+    position: int
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         path = self.folder / f"{name}.pt"
@@ -297,6 +315,8 @@ class _Store:
         if saved is None:
             saved = {"value": make().cpu()}
             save_tensors(path, saved)
+        # What follows draws the same whether the value was computed or reloaded.
+        torch.manual_seed(seed_for(self.seed, "global", self.position, name))
         value: Tensor = saved["value"]
         return value
 

@@ -28,7 +28,7 @@ def restore_model(
     """Method, model in evaluation mode, and the input normalization.
 
     Args:
-        epoch: of the last phase; None for a phase without epochs.
+        epoch: of the last phase; -1 or None for a phase without epochs.
 
     Raises:
         DataMissing: the weights of that epoch were not kept.
@@ -39,11 +39,12 @@ def restore_model(
     backbone: Backbone = build_backbone(BackboneConfig(name=config.backbone.name, weights="none"), None)
     model = method.build(backbone, task)
     position = len(method.phases(config.train)) - 1
-    path = weights_file(folder, position, epoch or 0)
+    epoch = max(0, epoch or 0)
+    path = weights_file(folder, position, epoch)
     state = load_tensors(path)
     if state is None:
         raise DataMissing(
-            f"the weights of epoch {(epoch or 0) + 1} are not kept in {folder}: runs keep those of the default rule "
+            f"the weights of epoch {epoch + 1} are not kept in {folder}: runs keep those of the default rule "
             "and of the last epoch; choose --select last"
         )
     model.load_state_dict(state)

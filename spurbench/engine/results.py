@@ -24,7 +24,8 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
     arrays = trainer.splits["test"]
     train = trainer.splits["train"].groups_or_classes()
     train_counts = tuple(torch.bincount(train, minlength=info.num_groups).tolist())
-    cost, plain_cost = model_costs(trainer.method, config.backbone.name, config.input.image_size, len(info.classes))
+    fresh = type(trainer.method)(trainer.method.config)  # building again must not touch the state of the trained one
+    cost, plain_cost = model_costs(fresh, config.backbone.name, config.input.image_size, len(info.classes))
     rows: list[dict[str, Any]] = []
     measured: dict[int, Measurement] = {}
     for rule, candidate in trainer.candidates().items():
@@ -82,7 +83,10 @@ def _write_table(path: Path, columns: dict[str, Any] | list[dict[str, Any]]) -> 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(columns) if isinstance(columns, list) else pa.table(columns)
+    if isinstance(columns, list):  # phases may measure different things: absent is null
+        names = dict.fromkeys(name for row in columns for name in row)
+        columns = {name: [row.get(name) for row in columns] for name in names}
+    table = pa.table(columns)
     with atomic_write(path) as stream:
         pq.write_table(table, stream)
 

@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from spurbench.engine.record import failed_record
 from spurbench.engine.results import evaluate_candidates
 from spurbench.engine.stop import Interrupted, StopFlag, stop_on_signals
 from spurbench.errors import AccessDenied, ConfigError, ResultConflict, RunFailed, SpurbenchError
-from spurbench.io import read_json, write_json
+from spurbench.io import read_json, remove_leftovers, write_json
 from spurbench.lease import Lease, owner_of
 from spurbench.method import Views
 from spurbench.registry import load_registry
@@ -113,8 +113,9 @@ def finished_record(folder: Path) -> dict[str, Any] | None:
         record = read_json(folder / "result.json")
     except (OSError, ValueError):
         return None
-    is_whole = isinstance(record, dict) and record.get("status") == "finished" and "rows" in record
-    return record if is_whole else None
+    if not isinstance(record, dict) or record.get("status") != "finished":
+        return None
+    return record if record.get("rows") and record.get("machine") else None
 
 
 def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) -> Dataset:
@@ -134,10 +135,12 @@ def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) 
 def _work(job: _Job) -> dict[str, Any]:
     started = now_utc()
     try:
+        remove_leftovers(job.folder)
         write_json(
             job.folder / "config.json", {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")}
         )
-        record = _train_and_evaluate(job, started)
+        with _threads(job):
+            record = _train_and_evaluate(job, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -147,8 +150,6 @@ def _work(job: _Job) -> dict[str, Any]:
 
 def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
     config, device = job.config, job.device
-    if config.train.num_threads is not None and device.type == "cpu":
-        torch.set_num_threads(config.train.num_threads)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method = make_method(config, job.plugins)
@@ -198,6 +199,18 @@ def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
     write_json(job.folder / "result.json", record)
     trainer.tidy()
     return record
+
+
+@contextlib.contextmanager
+def _threads(job: _Job) -> Iterator[None]:
+    """The run's number of threads; the next run in this process gets the machine's default back."""
+    default = torch.get_num_threads()
+    if job.config.train.num_threads is not None and job.device.type == "cpu":
+        torch.set_num_threads(job.config.train.num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(default)
 
 
 def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
@@ -265,20 +278,17 @@ def _reused(job: _Job, record: dict[str, Any]) -> dict[str, Any]:
             f"run {job.config.run_id()} was finished on {made_on}, this call is on {job.device.type}; "
             f"use --device {made_on}, or --force to replace it"
         )
-    with contextlib.suppress(SpurbenchError):  # without the data here there is nothing to compare
+    there = record["rows"][0]["dataset_fingerprint"]
+    try:
         here = open_dataset(job.config, job.paths, job.plugins).fingerprint()
-        there = record["rows"][0]["dataset_fingerprint"]
-        if here != there:
-            job.stop.check()
-            raise _OtherData(
-                f"run {job.config.run_id()} was made with other data of {job.config.dataset.name} "
-                f"(fingerprint {there[:12]}, here {here[:12]}); use --force to replace it, or another --results folder"
-            )
+    except (SpurbenchError, OSError):  # without the data here there is nothing to compare
+        return record
+    if here != there:
+        raise ResultConflict(
+            f"run {job.config.run_id()} was made with other data of {job.config.dataset.name} "
+            f"(fingerprint {there[:12]}, here {here[:12]}); use --force to replace it, or another --results folder"
+        )
     return record
-
-
-class _OtherData(ResultConflict):
-    pass
 
 
 def _forget(folder: Path) -> None:

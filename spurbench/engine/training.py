@@ -144,11 +144,13 @@ def train_phase(
                 )
             if stop.signal_number is not None or now - last_save > _SAVE_SECONDS:
                 _refuse_bad_loss(state, phase)
+                _refuse_bad_weights(state, phase)
                 state.seconds += now - started
                 started = last_save = now
                 save(state)
                 stop.check()
         _refuse_bad_loss(state, phase)
+        _refuse_bad_weights(state, phase)
         state.seconds += time.monotonic() - started
         row = {"phase": phase.name, "epoch": state.epoch, **{f"train_{k}": v for k, v in state.meter.means().items()}}
         state.meter = Meter(device)
@@ -206,11 +208,21 @@ def set_training_mode(method: BaseMethod[Any], model: nn.Module, phase: Phase) -
 def _refuse_bad_loss(state: PhaseState, phase: Phase) -> None:
     step = int(state.meter.bad_step)
     if step >= 0:
-        raise RunFailed(
-            f"the loss is not finite at step {step} of epoch {state.epoch} (phase {phase.name}); training stopped and "
-            "the last good checkpoint is kept; try a lower learning rate, for example "
-            f"--set train.optimizer.lr={phase.optimizer.lr / 10:g}"
-        )
+        raise _not_finite(f"the loss is not finite at step {step + 1}", state, phase)
+
+
+def _refuse_bad_weights(state: PhaseState, phase: Phase) -> None:
+    """A finite loss can have gradients that are not; a checkpoint of such weights could never be resumed."""
+    parameters = list(_parameters(state.optimizer))
+    if not bool(torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all()):
+        raise _not_finite(f"weights are not finite after step {state.step}", state, phase)
+
+
+def _not_finite(what: str, state: PhaseState, phase: Phase) -> RunFailed:
+    return RunFailed(
+        f"{what} of epoch {state.epoch + 1} (phase {phase.name}); training stopped and the last good checkpoint is "
+        f"kept; try a lower learning rate, for example --set train.optimizer.lr={phase.optimizer.lr / 10:g}"
+    )
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
