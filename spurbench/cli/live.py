@@ -44,6 +44,7 @@ class _Live:
         self._console = console
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
+        self._validation = ""
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
@@ -54,9 +55,12 @@ class _Live:
             for other in self._tasks.values():
                 self._bar.update(other, visible=False)
             self._tasks[key] = self._bar.add_task(task, total=total, values="")
-        self._bar.update(self._tasks[key], completed=done, total=total, description=task, values=_values(values))
+        text = f"{_values(values)} {self._validation}".strip() if values else ""
+        self._bar.update(self._tasks[key], completed=done, total=total, description=task, values=text)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
+        if row["val_wga"] is not None:
+            self._validation = f"val WGA {row['val_wga']:.3f}"
         self.note(_epoch_line(row))
 
 
