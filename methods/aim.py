@@ -12,6 +12,8 @@ pooling and whether the fused head has its own loss are not given by the paper; 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Annotated, Literal
 
 import torch
@@ -19,7 +21,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from spurbench.backbone import Backbone
-from spurbench.method import BaseMethod, MethodConfig, Progress, TaskInfo, weighted_cross_entropy
+from spurbench.config import TrainConfig
+from spurbench.method import BaseMethod, MethodConfig, Phase, Progress, TaskInfo, weighted_cross_entropy
 from spurbench.nn.gumbel import hard_mask, sample_mask
 from spurbench.nn.mask_estimator import Norm
 from spurbench.nn.topdown import Fusion, Pool, TopDown, TopDownOutput, merge_masks, pool_map
@@ -137,9 +140,14 @@ class AIM(BaseMethod[AIMConfig]):
         backbone.require_stages(self.config.num_stages)
         return AIMModel(backbone, self.config, task.num_classes)
 
+    def phases(self, train: TrainConfig) -> Sequence[Phase]:
+        """One phase; an epoch can be selected once tau has reached its target, else the label would not be true."""
+        (phase,) = super().phases(train)
+        return (replace(phase, select_from=ceil(self._annealing_epochs(phase.epochs))),)
+
     def tau_at(self, progress: Progress) -> float:
         """The annealed target: linear from 1 at epoch 0 to tau, constant within an epoch; the last epoch has tau."""
-        length = min(self.config.anneal * progress.num_epochs, progress.num_epochs - 1)
+        length = self._annealing_epochs(progress.num_epochs)
         done = min(1.0, progress.epoch / length) if length > 0 else 1.0
         return 1.0 + done * (self.config.tau - 1.0)
 
@@ -159,6 +167,10 @@ class AIM(BaseMethod[AIMConfig]):
         scalars = {f"density_{level}": ratio.detach() for level, ratio in enumerate(ratios)}
         scalars |= {"area": area.detach(), "tau": area.new_tensor(tau)}
         return StepOutput(loss=heads + self.config.area_weight * area, scalars=scalars)
+
+    def _annealing_epochs(self, num_epochs: int) -> float:
+        """0 where nothing is to be annealed; the last epoch always has the target."""
+        return 0.0 if self.config.tau == 1 else min(self.config.anneal * num_epochs, num_epochs - 1)
 
     def area(self, ratios: Sequence[Tensor], tau: float) -> Tensor:
         """sum_l (r_l - tau)^2 over the stages, float32, 0-d."""

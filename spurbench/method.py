@@ -52,6 +52,8 @@ class Phase:
     trainable: Literal["all", "head", "none"] = "all"
     batch_size: int | None = None
     """The recipe's if not set."""
+    select_from: int = 0
+    """First epoch that a selection rule may choose: before it the model is not yet what the method's name says."""
     augment: bool = True
 
 

@@ -178,7 +178,8 @@ class Trainer:
         )
 
     def _end_epoch(self, position: int, state: PhaseState, row: dict[str, Any]) -> None:
-        row |= {"position": position, **self._validate("val")}
+        eligible = row["epoch"] >= self.phases[position].select_from
+        row |= {"position": position, "eligible": eligible, **self._validate("val")}
         if self.config.evaluation.oracle:
             test = self._validate("test")
             row |= {"test_n": test["val_n"], "test_correct": test["val_correct"], "oracle_test_wga": test["val_wga"]}

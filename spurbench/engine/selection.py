@@ -35,12 +35,16 @@ def default_rule(rules: Sequence[str]) -> str:
 
 
 def best_epochs(epochs: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> dict[str, tuple[int, float | None]]:
-    """For each rule the chosen epoch and its score; ties go to the later epoch.
+    """For each rule the chosen epoch and its score; ties go to the later epoch. Empty before any epoch is eligible.
 
     Args:
-        epochs: rows of one phase in order, each with ``epoch`` and the rules' scores under their names.
+        epochs: rows of one phase in order, each with ``epoch`` and the rules' scores under their names, and
+            ``eligible`` where the phase's ``select_from`` decides.
     """
     chosen: dict[str, tuple[int, float | None]] = {}
+    epochs = [row for row in epochs if row.get("eligible", True)]
+    if not epochs:
+        return chosen
     for rule in rules:
         if rule == "last":
             chosen[rule] = (int(epochs[-1]["epoch"]), None)
