@@ -21,6 +21,7 @@ _AVERAGED = (
     "epg_base_rate",
     "mask_density",
 )
+_LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
 _SHARED = (
     "dataset",
     "dataset_version",
@@ -53,20 +54,29 @@ class Collected:
     """Files that could not be read."""
 
 
-def collect(folders: Iterable[Path]) -> Collected:
-    """Read every ``runs/*/result.json``; a damaged record is named and skipped."""
+def collect(sources: Iterable[Path]) -> Collected:
+    """Read every ``runs/*/result.json`` of result folders, and tables that ``write_parquet`` wrote.
+
+    A damaged record is named and skipped; a run that is there twice counts once, the later source wins.
+    """
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     failed: list[str] = []
     damaged: list[str] = []
-    for folder in folders:
-        for path in sorted(folder.glob("runs/*/result.json")):
+    for source in sources:
+        if source.suffix == ".parquet":
+            try:
+                rows |= {_key(row): row for row in _read_parquet(source)}
+            except (OSError, ValueError, KeyError):
+                damaged.append(str(source))
+            continue
+        for path in sorted(source.glob("runs/*/result.json")):
             try:
                 record = read_json(path)
                 if record["status"] != "finished":
                     failed.append(record["run_id"])
                     continue
                 for row in record["rows"]:
-                    rows[row["run_id"], row["selection"], row["split"]] = {**row, **record["machine"]}
+                    rows[_key(row)] = {**row, **record["machine"]}
             except (OSError, ValueError, KeyError, TypeError):
                 damaged.append(str(path))
     return Collected([rows[key] for key in sorted(rows)], failed, damaged)
@@ -103,11 +113,10 @@ def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "list": pa.string()}
     schema = pa.schema([(column.name, types[column.kind]) for column in COLUMNS])
-    lists = {column.name for column in COLUMNS if column.kind == "list"}
     flat = [
         {
             column.name: json.dumps(row[column.name])
-            if column.name in lists and row.get(column.name) is not None
+            if column.name in _LISTS and row.get(column.name) is not None
             else row.get(column.name)
             for column in COLUMNS
         }
@@ -115,6 +124,19 @@ def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
     ]
     with atomic_write(path) as stream:
         pq.write_table(pa.Table.from_pylist(flat, schema=schema), stream)
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    for row in rows:
+        row |= {name: json.loads(row[name]) for name in _LISTS if row[name] is not None}
+    return rows
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["run_id"], row["selection"], row["split"]
 
 
 def _without_seed(row: dict[str, Any]) -> str:

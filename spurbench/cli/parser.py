@@ -95,7 +95,7 @@ def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
         "fold finished runs into a table",
         "spurbench leaderboard --select val_wga --format markdown",
     )
-    parser.add_argument("results", nargs="*", help="result folders (default: --results)")
+    parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
     parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
     parser.add_argument("--format", default="table", choices=("table", "markdown", "csv", "json"), help="how to print")
     parser.add_argument("--output", help="also write all rows to this Parquet file")

@@ -1,0 +1,94 @@
+"""Tables: what is averaged, what is kept apart, and that files hold what records say."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.leaderboard import aggregate, collect, write_parquet
+
+
+def record(
+    run_id: str, *, seed: int, wga: float, tau: float = 0.25, fingerprint: str = "f", **changes: Any
+) -> dict[str, Any]:
+    config = {"method": {"name": "aim", "config": {"tau": tau}}, "seed": seed}
+    row = {
+        "run_id": run_id, "schema_version": 1, "status": "finished", "provenance": "measured", "method": "aim",
+        "label": f"AIM[1,{100 * tau:g}%]", "config_json": json.dumps(config), "dataset": "birds", "dataset_version": "1",
+        "dataset_fingerprint": fingerprint, "backbone": "net", "weights": "none", "seed": seed, "access": "none",
+        "split": "test", "n": 10, "n_correct": 9, "accuracy": 0.9, "worst_group_accuracy": wga,
+        "groups": [{"group": 0, "name": "a", "n": 10, "correct": 9}], "gmacs": 1.0, "gmacs_backbone": 1.0,
+        "params": 5, "params_backbone": 5,
+    }  # fmt: skip
+    rows = [{**row, "selection": "val_wga"}, {**row, "selection": "last", "worst_group_accuracy": wga / 2}]
+    return {"run_id": run_id, "status": "finished", "rows": rows, "machine": {"device": "cpu"}, **changes}
+
+
+def save(folder: Path, *records: dict[str, Any]) -> Path:
+    for document in records:
+        path = folder / "runs" / document["run_id"] / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(document))
+    return folder
+
+
+def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
+    save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.7), record("c", seed=2, wga=0.6))
+    (line,) = aggregate(collect([tmp_path]).rows, "val_wga")
+    assert line["worst_group_accuracy_mean"] == pytest.approx(0.6)
+    assert line["worst_group_accuracy_sd"] == pytest.approx(0.1)
+    assert line["worst_group_accuracy_values"] == [0.5, 0.7, 0.6]
+    assert line["seeds"] == [0, 1, 2]
+
+
+def test_the_rule_is_chosen_when_the_table_is_made(tmp_path: Path) -> None:
+    save(tmp_path, record("a", seed=0, wga=0.5))
+    rows = collect([tmp_path]).rows
+    assert aggregate(rows, "last")[0]["worst_group_accuracy_mean"] == 0.25
+    assert aggregate(rows, "oracle_test_wga") == []
+
+
+def test_other_options_and_other_data_never_share_a_line(tmp_path: Path) -> None:
+    save(
+        tmp_path,
+        record("a", seed=0, wga=0.5),
+        record("b", seed=1, wga=0.5, tau=0.35),
+        record("c", seed=2, wga=0.5, fingerprint="g"),
+    )
+    assert len(aggregate(collect([tmp_path]).rows, "val_wga")) == 3
+
+
+def test_independent_of_file_order_and_folders(tmp_path: Path) -> None:
+    records = [record(str(i), seed=i, wga=i / 10) for i in range(5)]
+    whole = aggregate(collect([save(tmp_path / "all", *records)]).rows, "val_wga")
+    random.Random(0).shuffle(records)
+    parts = [save(tmp_path / "x", *records[:2]), save(tmp_path / "y", *records[2:])]
+    assert aggregate(collect(parts).rows, "val_wga") == whole
+
+
+def test_a_run_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    folders = [save(tmp_path / name, record("a", seed=0, wga=wga)) for name, wga in (("x", 0.5), ("y", 0.6))]
+    (line,) = aggregate(collect(folders).rows, "val_wga")
+    assert line["worst_group_accuracy_values"] == [0.6]
+
+
+def test_failed_and_damaged_records_are_named_and_skipped(tmp_path: Path) -> None:
+    save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.0, status="failed"))
+    (tmp_path / "runs" / "half").mkdir()
+    (tmp_path / "runs" / "half" / "result.json").write_text('{"run_id": "ha')
+    found = collect([tmp_path])
+    assert found.failed == ["b"]
+    assert [Path(path).parent.name for path in found.damaged] == ["half"]
+    assert {row["run_id"] for row in found.rows} == {"a"}
+
+
+def test_parquet_holds_what_the_records_say(tmp_path: Path) -> None:
+    rows = collect([save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.7))]).rows
+    write_parquet(rows, tmp_path / "all.parquet")
+    again = collect([tmp_path / "all.parquet"])
+    assert again.damaged == []
+    for before, after in zip(rows, again.rows, strict=True):
+        assert {key: value for key, value in after.items() if value is not None} == before
+    assert aggregate(again.rows, "val_wga") == aggregate(rows, "val_wga")
