@@ -42,8 +42,10 @@ def load_tensors(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # this is what torch seeks its way into when a file was cut off
+            raise
+        return None
     except Exception:  # damaged by something else than us: start over rather than stop
         return None
     return state

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,6 @@ class Trainer:
     device: torch.device
     observer: Observer
     stop: StopFlag
-    started_at: str
-    attempts: int = 1
     seconds: float = 0.0
     images: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -92,9 +89,7 @@ class Trainer:
         inside = saved if saved is not None and saved["begun"] else None
         for position in range(first, len(self.phases)):
             phase = self.phases[position]
-            store = _Store(
-                self.folder / "artifacts", partial(self._weights_of, position=position - 1), self.config.seed, position
-            )
+            store = self._store(position)
             # What the call draws from the global stream must not depend on what ran before it.
             torch.manual_seed(seed_for(self.config.seed, "global", position))
             view = self.method.start_phase(phase, self.model, views, store)
@@ -251,8 +246,6 @@ class Trainer:
             "rows": json.dumps(self.rows),
             "seconds": self.seconds + state.seconds,
             "images": self.images + state.images,
-            "attempts": self.attempts,
-            "started_at": self.started_at,
             "fingerprint": self.fingerprint,
             "device": self.device.type,
         }
@@ -272,7 +265,6 @@ class Trainer:
         self.method.load_state_dict(saved["method"])
         self.rows = json.loads(saved["rows"])
         self.seconds, self.images = saved["seconds"], saved["images"]
-        self.attempts, self.started_at = saved["attempts"] + 1, saved["started_at"]
         done = sum(1 for _ in self.rows)
         self.observer.note(f"resuming run {self.config.run_id()} after {done} epochs")
         return saved
@@ -287,26 +279,26 @@ class Trainer:
         """Whose weights a phase keeps: the last one's make the run's rows, earlier ones serve the next phase."""
         return self.rules if position == len(self.phases) - 1 else self.inner_rules
 
-    def _weights_of(self, rule: str, *, position: int) -> dict[str, Tensor]:
-        rows = self._rows_of(position)
+    def _store(self, position: int) -> "_Store":
+        rows = self._rows_of(position - 1)
         chosen = best_epochs(rows, self.inner_rules) if rows else {}
-        if rule not in chosen:
-            raise ConfigError(f"no weights were kept for rule '{rule}'; the phase offers {', '.join(chosen) or 'none'}")
-        if rule == "val_wga" and Access.VAL_GROUPS not in self.method.access:
-            raise AccessDenied(
-                "choosing weights by val_wga reads validation groups: add Access.VAL_GROUPS to the method"
-            )
-        state = load_tensors(self._weights_path(position, chosen[rule][0]))
-        assert state is not None
-        return state
+        return _Store(
+            folder=self.folder / "artifacts",
+            weights={rule: self._weights_path(position - 1, epoch) for rule, (epoch, _) in chosen.items()},
+            access=self.method.access,
+            seed=self.config.seed,
+            position=position,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Store:
-    """``ArtifactStore`` on the run's folder."""
+    """``ArtifactStore`` on the run's folder; holds plain values, since from here a method could reach all the rest."""
 
     folder: Path
-    weights: Callable[[str], dict[str, Tensor]]
+    weights: Mapping[str, Path]
+    """What the previous phase kept, by rule."""
+    access: Access
     seed: int
     position: int
 
@@ -322,7 +314,16 @@ class _Store:
         return value
 
     def candidate(self, rule: str) -> dict[str, Tensor]:
-        return self.weights(rule)
+        if rule not in self.weights:
+            offered = ", ".join(self.weights) or "none"
+            raise ConfigError(f"no weights were kept for rule '{rule}'; the phase offers {offered}")
+        if rule == "val_wga" and Access.VAL_GROUPS not in self.access:
+            raise AccessDenied(
+                "choosing weights by val_wga reads validation groups: add Access.VAL_GROUPS to the method"
+            )
+        state = load_tensors(self.weights[rule])
+        assert state is not None, rule
+        return state
 
 
 def _no_optimizer() -> torch.optim.Optimizer:

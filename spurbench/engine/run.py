@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -36,6 +36,7 @@ from spurbench.types import Access
 __all__ = ["finished_record", "open_dataset", "run_one"]
 
 _POLL_SECONDS = 0.5
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class _Job:
     observer: Observer
     stop: StopFlag
     launcher: str
+    force: bool
 
     @property
     def folder(self) -> Path:
@@ -91,6 +93,7 @@ def run_one(
             observer=observer,
             stop=stop,
             launcher=launcher,
+            force=force,
         )
         record = finished_record(job.folder)
         if record is not None and not force:
@@ -104,7 +107,9 @@ def run_one(
                 return _reused(job, record)
             if force:
                 _forget(job.folder)
-            return _work(job)
+            record = _work(job)
+            stop.check()  # a signal that came too late to stop this run still has to stop whatever would follow
+            return record
 
 
 def finished_record(folder: Path) -> dict[str, Any] | None:
@@ -133,12 +138,10 @@ def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) 
 
 
 def _work(job: _Job) -> dict[str, Any]:
-    started = now_utc()
+    started = _Started(attempts=1, started_at=now_utc())
     try:
         remove_leftovers(job.folder)
-        write_json(
-            job.folder / "config.json", {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")}
-        )
+        started = _start(job)
         with _threads(job):
             record = _train_and_evaluate(job, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
@@ -148,7 +151,25 @@ def _work(job: _Job) -> dict[str, Any]:
     return record
 
 
-def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
+class _Started(TypedDict):
+    attempts: int
+    started_at: str
+    """Of the first attempt."""
+
+
+def _start(job: _Job) -> _Started:
+    """Write ``config.json``, which also counts the attempts."""
+    path = job.folder / "config.json"
+    started = _Started(attempts=1, started_at=now_utc())
+    if not job.force:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            before = read_json(path)
+            started = _Started(attempts=before["attempts"] + 1, started_at=before["started_at"])
+    write_json(path, {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json"), **started})
+    return started
+
+
+def _train_and_evaluate(job: _Job, started: _Started) -> dict[str, Any]:
     config, device = job.config, job.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -167,7 +188,6 @@ def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
         device=device,
         observer=job.observer,
         stop=job.stop,
-        started_at=started,
     )
     settings = LoaderSettings(
         batch_size=config.train.batch_size,
@@ -193,7 +213,7 @@ def _train_and_evaluate(job: _Job, started: str) -> dict[str, Any]:
         "error": None,
         "config": config.model_dump(mode="json"),
         "rows": rows,
-        "machine": {**machine, **_machine(job), "attempts": trainer.attempts, "started_at": trainer.started_at},
+        "machine": {**machine, **_machine(job), **started},
     }
     validate_record(record)
     write_json(job.folder / "result.json", record)
@@ -253,6 +273,8 @@ def _take_lease(job: _Job, wait: bool) -> Lease | None:
         try:
             lease = Lease.try_take(job.folder)
         except OSError as error:
+            if error.errno in _FULL:
+                raise _cannot_write(job, error) from error
             raise ConfigError(
                 f"cannot write to the results folder {job.paths.results}: {error.strerror or error}; "
                 "choose another with --results DIR"
@@ -297,23 +319,27 @@ def _forget(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _failure(job: _Job, error: Exception, started: str) -> SpurbenchError:
+def _failure(job: _Job, error: Exception, started: _Started) -> SpurbenchError:
     """Leave a failed record (never over a finished one) and return what to tell the user."""
     if isinstance(error, SpurbenchError):
         shown: SpurbenchError = error
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-        shown = RunFailed(
-            f"cannot write below {job.folder}: {os.strerror(error.errno)}; mend that and start the same command again"
-        )
+    elif isinstance(error, OSError) and error.errno in (*_FULL, errno.EACCES, errno.EROFS):
+        shown = _cannot_write(job, error)
     elif isinstance(error, torch.OutOfMemoryError):
         shown = RunFailed(f"out of device memory; try a smaller --set train.batch_size=...: {error}")
     else:
         shown = RunFailed(f"{type(error).__name__}: {error} (run again with --debug to see where)")
     if finished_record(job.folder) is None:
-        machine = {**_machine(job), "started_at": started}
+        machine = {**_machine(job), **started}
         with contextlib.suppress(OSError):
             write_json(job.folder / "result.json", failed_record(job.config, str(shown), machine))
     return shown
+
+
+def _cannot_write(job: _Job, error: OSError) -> RunFailed:
+    return RunFailed(
+        f"cannot write below {job.folder}: {error.strerror or error}; mend that and start the same command again"
+    )
 
 
 def _machine(job: _Job) -> Mapping[str, Any]:

@@ -42,7 +42,10 @@ TINY = ("--set", "train.epochs=1", "--set", "evaluation.gradcam=false")
         (["run", "--method", "aim[1", "--dataset", "minibirds100"], ["cannot read method", "aim[2,35%]"]),
         (["run", "--method", "erm[3]", "--dataset", "minibirds100"], ["too many values in brackets"]),
         (["show", "--method", "aim", "--dataset", "minibirds100", "--set", "method.taus=1"], ["method.taus", "'tau'"]),
-        (["show", "--method", "aim", "--dataset", "minibirds100", "--set", "trian.epochs=1"], ["did you mean 'train'?"]),
+        (
+            ["show", "--method", "aim", "--dataset", "minibirds100", "--set", "trian.epochs=1"],
+            ["did you mean 'train'?"],
+        ),
         (["show", "--method", "aim", "--dataset", "minibirds100", "--set", "epochs=1"], ["needs a section"]),
         (["show", "--method", "aim", "--dataset", "minibirds100", "--set", "train.epochs"], ["KEY=VALUE"]),
         (["show", "--method", "erm", "--dataset", "minibirds100", "--lr", "nan"], ["train.optimizer.lr", "finite"]),
