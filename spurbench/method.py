@@ -186,7 +186,12 @@ class BaseMethod(Generic[ConfigT]):
         return (Phase(name="train", epochs=train.epochs, optimizer=train.optimizer),)
 
     def start_phase(self, phase: Phase, model: nn.Module, views: Views, store: ArtifactStore) -> View:
-        """Prepare a phase and name its training data. Called once per phase, and again after a restart."""
+        """Prepare a phase and name its training data; ``model`` is the previous phase's.
+
+        Called once per phase, and again after a restart inside it, when ``model`` has moved on: whatever is computed
+        from the model belongs in ``store.once``. Changes made in place are undone by the restart, and draws from
+        torch's global stream are seeded.
+        """
         return views.train
 
     def training_step(self, model: nn.Module, batch: Batch, progress: Progress) -> StepOutput:

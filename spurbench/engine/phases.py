@@ -265,8 +265,7 @@ class Trainer:
         self.method.load_state_dict(saved["method"])
         self.rows = json.loads(saved["rows"])
         self.seconds, self.images = saved["seconds"], saved["images"]
-        done = sum(1 for _ in self.rows)
-        self.observer.note(f"resuming run {self.config.run_id()} after {done} epochs")
+        self.observer.note(f"resuming run {self.config.run_id()} after {len(self.rows)} epochs")
         return saved
 
     def _rows_of(self, position: int) -> list[dict[str, Any]]:
