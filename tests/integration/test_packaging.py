@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             copy.write_bytes(original.read_bytes())
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)],
+        [sys.executable, *"-m pip wheel -q --no-deps --no-build-isolation -w".split(), str(folder), str(source)],
         check=True, capture_output=True,
     )  # fmt: skip
     (built,) = folder.glob("*.whl")
@@ -41,9 +41,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_contains_every_module_and_data_file(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for folder, name in ((ROOT / "spurbench", "spurbench"), (ROOT / "methods", "spurbench/methods"), (ROOT / "datasets", "spurbench/datasets")):  # fmt: skip
-        for path in folder.rglob("*.py"):
-            assert f"{name}/{path.relative_to(folder).as_posix()}" in inside
+    for folder, prefix in (("spurbench", ""), ("methods", "spurbench/"), ("datasets", "spurbench/")):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{prefix}{path.relative_to(ROOT).as_posix()}" in inside
     assert "spurbench/assets/minibirds_resnet.safetensors" in inside
     assert "spurbench/presets/minibirds.yaml" in inside
     assert "spurbench/py.typed" in inside

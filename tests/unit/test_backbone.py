@@ -67,19 +67,22 @@ def put_into_hub(store: Path, repository: str, source: Path, file: str = "model.
 # --- maps ---
 
 
-@pytest.mark.parametrize("name", [*SMALL, "test_efficientnet"])
-def test_stages_are_timms_features(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"), [*((name, 64) for name in SMALL), ("test_efficientnet", 64), ("test_vit", 160)]
+)
+def test_stages_are_timms_features(name: str, size: int) -> None:
     trunk = build(name).eval()
-    theirs = timm.create_model(name, features_only=True).eval()
+    everything = tuple(range(trunk.num_stages))
+    theirs = timm.create_model(name, features_only=True, out_indices=everything).eval()
+    # Same weights under the names of either form: stages.0 or stages_0, below model. or not.
     flat = {key.replace(".", "_"): value for key, value in trunk.trunk.state_dict().items()}
-    state = {key: trunk.trunk.state_dict().get(key, flat.get(key.replace(".", "_"))) for key in theirs.state_dict()}
-    theirs.load_state_dict(state)
+    theirs.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in theirs.state_dict()})
     assert trunk.channels == tuple(theirs.feature_info.channels())
     assert trunk.reductions == tuple(theirs.feature_info.reduction())
     with torch.no_grad():
-        expected = theirs(images())
+        expected = theirs(images(size))
         for count in range(1, trunk.num_stages + 1):
-            maps = trunk.stages(images(), count)
+            maps = trunk.stages(images(size), count)
             assert len(maps) == count
             assert all(map(torch.equal, maps, expected[-count:]))
 

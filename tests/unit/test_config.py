@@ -497,7 +497,11 @@ def test_missing_files() -> None:
         resolve(weights="nowhere.pth")
 
 
-def test_another_backbone_does_not_inherit_weights() -> None:
+def test_another_backbone_does_not_inherit_weights(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("backbone: {name: resnet18, weights: none}\n")
+    assert resolve(preset=str(path)).backbone == BackboneConfig(name="resnet18", weights="none")
+    assert resolve(preset=str(path), backbone="resnet50").backbone.weights == "tag:a1_in1k"
     config = resolve(backbone="resnet50")
     assert config.backbone == BackboneConfig(name="resnet50", weights="tag:a1_in1k")
     assert resolve(backbone="resnet50", weights="none").backbone.weights == "none"

@@ -144,6 +144,20 @@ def test_noise_is_finite_for_any_uniform_number(monkeypatch: pytest.MonkeyPatch)
         assert logits.grad.isfinite().all()
 
 
+def test_largest_margin_and_largest_noise_make_no_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = torch.finfo(torch.float32).max
+    logits = torch.tensor([[big, -big], [-big, big]]).view(2, 2, 1, 1)
+    for value in (0.0, 1.0):  # noise against the margin
+        monkeypatch.setattr(torch, "rand", lambda shape, value=value, **_: torch.full(shape, value))
+        assert sample_mask(logits, rng()).flatten().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_margin_is_taken_in_float32(dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(16, 2, 64, 64, generator=rng())).to(dtype)
+    assert torch.equal(sample_mask(logits, rng()), sample_mask(logits.float(), rng()))
+
+
 def test_hard_mask_is_the_sign_of_the_margin() -> None:
     logits = torch.randn(3, 2, 6, 7, generator=rng())
     logits[0, :, 0, 0] = 0.3  # a tie keeps

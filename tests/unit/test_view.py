@@ -138,6 +138,15 @@ def test_epochs_phases_and_seeds_differ_and_repeat() -> None:
     assert not torch.equal(first.images, second.images)
 
 
+def test_augmentation_is_drawn_anew_for_every_batch() -> None:
+    only_4 = torch.zeros(N)
+    only_4[4] = 1
+    first, second, *_ = batches(view().resample(only_4))
+    assert torch.equal(first.index, second.index)
+    assert not torch.equal(first.images, second.images)
+    assert len({tuple(image.flatten().tolist()) for image in first.images}) == 5, "and for every sample"
+
+
 def test_order_does_not_depend_on_augmentation_or_access() -> None:
     plain = order(view())
     assert torch.cat([b.index for b in batches(view(), augment=True)]).tolist() == plain
