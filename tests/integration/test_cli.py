@@ -188,7 +188,8 @@ def test_official_layout_end_to_end(capsys: pytest.CaptureFixture[str], caplog: 
 
 def test_sweep_plans_runs_and_skips(capsys: pytest.CaptureFixture[str]) -> None:
     Path("s.yaml").write_text(
-        "datasets: [minibirds100]\nseeds: 0-2\nmethods: [erm, {name: aim, grid: {num_stages: [1, 2], tau: [0.25, 0.35]}}]\n"
+        "datasets: [minibirds100]\nseeds: 0-2\n"
+        "methods: [erm, {name: aim, grid: {num_stages: [1, 2], tau: [0.25, 0.35]}}]\n"
         "train: {optimizer: {lr: 1.0e-4}}\n"
     )
     code, out, err = call(capsys, "sweep", "s.yaml", "--dry-run", "--json")

@@ -31,8 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             copy.symlink_to(original.readlink())
         else:
             copy.write_bytes(original.read_bytes())
+    flags = ("-q", "--no-deps", "--no-build-isolation")
     subprocess.run(
-        [sys.executable, *"-m pip wheel -q --no-deps --no-build-isolation -w".split(), str(folder), str(source)],
+        [sys.executable, "-m", "pip", "wheel", *flags, "-w", str(folder), str(source)],
         check=True, capture_output=True,
     )  # fmt: skip
     (built,) = folder.glob("*.whl")
