@@ -17,7 +17,8 @@ def record(
     row = {
         "run_id": run_id, "schema_version": 1, "status": "finished", "provenance": "measured", "method": "aim",
         "label": f"AIM[1,{100 * tau:g}%]", "config_json": json.dumps(config), "dataset": "birds",
-        "dataset_version": "1", "dataset_fingerprint": fingerprint, "backbone": "net", "weights": "none", "seed": seed, "access": "none",
+        "dataset_version": "1", "dataset_fingerprint": fingerprint,
+        "backbone": "net", "weights": "none", "seed": seed, "access": "none",
         "split": "test", "n": 10, "n_correct": 9, "accuracy": 0.9, "worst_group_accuracy": wga,
         "groups": [{"group": 0, "name": "a", "n": 10, "correct": 9}], "gmacs": 1.0, "gmacs_backbone": 1.0,
         "params": 5, "params_backbone": 5,
