@@ -14,30 +14,33 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor
 
+from spurbench.data.decoding import (
+    Chunk,
+    Floats,
+    Samples,
+    available_cores,
+    decode_in_order,
+    mixed_masks,
+    single_threaded_operations,
+)
 from spurbench.errors import DataError
 from spurbench.io import read_json, write_json
-from spurbench.types import Sample
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["CACHE_VERSION", "Frames", "Samples", "load_frames"]
+__all__ = ["CACHE_VERSION", "Frames", "load_frames"]
 
 logger = getLogger(__name__)
 
@@ -49,13 +52,7 @@ IMAGES = "images.u8"
 MASKS = "masks.u8"
 BOXES = "boxes.f32"
 
-CHUNK = 16
-"""Samples that one thread decodes before it hands them over."""
-
 MAX_THREADS = 32
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,15 +65,6 @@ class Frames:
     """uint8 [N, R, R], 1 on the foreground object; None when the split has no masks."""
     boxes: Tensor | None
     """float32 [N, K, 4], xyxy in frame pixels, padded with NaN; None when the split has no boxes."""
-
-
-class Samples(Protocol):
-    """What the cache needs of a split."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample:
-        """Decode one sample; called from several threads."""
 
 
 def load_frames(
@@ -118,7 +106,7 @@ def load_frames(
             return frames
         if locked:  # without a lock, another process may still write to its temporary directory
             _remove_leftovers(target)
-        _build(split, target, identity, progress, threads or min(_available_cores(), MAX_THREADS))
+        _build(split, target, identity, progress, threads or min(available_cores(), MAX_THREADS))
     frames = _open(target, identity)
     if frames is None:
         raise DataError(f"{target}: the image cache was written but cannot be read back; is something deleting it?")
@@ -179,94 +167,6 @@ def _check_size(path: Path, expected: int) -> None:
         raise ValueError(f"{path} has {size} bytes instead of {expected}")
 
 
-# --------------------------------------------------------------------------------------------------------- decoding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chunk:
-    """Some consecutive samples, decoded and squashed."""
-
-    images: Bytes
-    """[b, R, R, 3]."""
-    masks: Bytes | None
-    """0 or 1, [b, R, R]."""
-    boxes: list[Floats | None]
-    """[n, 4] per sample, in frame pixels."""
-
-
-def _decode_chunk(split: Samples, resize: int, start: int) -> _Chunk:
-    """Samples ``start`` to ``start + CHUNK``, or to the end."""
-    samples = [split[index] for index in range(start, min(start + CHUNK, len(split)))]
-    masks = [sample.mask for sample in samples if sample.mask is not None]
-    if masks and len(masks) < len(samples):
-        raise _mixed_masks(start, start + len(samples))
-    return _Chunk(
-        images=np.stack([_squash_image(sample.image, resize) for sample in samples]),
-        masks=np.stack([_squash_mask(mask, resize) for mask in masks]) if masks else None,
-        boxes=[None if s.boxes is None else _squash_boxes(s.boxes, s.image, resize) for s in samples],
-    )
-
-
-def _mixed_masks(start: int, stop: int) -> DataError:
-    return DataError(
-        f"some samples have a mask and others have none, first seen at samples {start} to {stop - 1}; "
-        "a split needs a mask for every image or for none"
-    )
-
-
-def _squash_image(image_3HW: Tensor, resize: int) -> Bytes:
-    pixels_HW3: Bytes = np.ascontiguousarray(image_3HW.permute(1, 2, 0).numpy())
-    if pixels_HW3.shape[:2] == (resize, resize):
-        return pixels_HW3
-    return np.asarray(Image.fromarray(pixels_HW3).resize((resize, resize), Image.Resampling.BILINEAR))
-
-
-def _squash_mask(mask_HW: Tensor, resize: int) -> Bytes:
-    pixels_HW: Bytes = np.ascontiguousarray(mask_HW.numpy()).view(np.uint8)
-    if pixels_HW.shape == (resize, resize):
-        return pixels_HW
-    return np.asarray(Image.fromarray(pixels_HW).resize((resize, resize), Image.Resampling.NEAREST))
-
-
-def _squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
-    _, height, width = image_3HW.shape
-    size = np.array([width, height, width, height], dtype=np.float64)
-    return (boxes_n4.numpy().astype(np.float64) * resize / size).astype(np.float32)
-
-
-def _decode_in_order(split: Samples, resize: int, threads: int) -> Generator[_Chunk, None, None]:
-    """All chunks, first to last; decoded ahead, but never more than a few per thread are in memory."""
-    decode = partial(_decode_chunk, split, resize)
-    pending: deque[Future[_Chunk]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        for start in range(0, len(split), CHUNK):
-            pending.append(pool.submit(decode, start))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _single_threaded_operations() -> Iterator[None]:
-    """Threads that decode side by side must not each start a team of threads for every small tensor operation."""
-    previous = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(previous)
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # --------------------------------------------------------------------------------------------------------- building
 
 
@@ -280,11 +180,11 @@ def _build(
     """Write a cache beside ``target`` and move it there."""
     needed = _num_bytes(identity["number"], identity["resize"], masks=False)
     temporary = _temporary(target)
-    chunks = _decode_in_order(split, identity["resize"], threads)
+    chunks = decode_in_order(split, identity["resize"], threads)
     try:
         with _writing(target.parent, needed):
             temporary.mkdir()
-        with _single_threaded_operations(), contextlib.closing(chunks):
+        with single_threaded_operations(), contextlib.closing(chunks):
             shapes = _write_arrays(chunks, temporary, identity["number"], identity["resize"], progress)
         with _writing(target.parent, needed):
             write_json(temporary / META, {**identity, "shapes": shapes, "pillow": PIL.__version__})
@@ -294,7 +194,7 @@ def _build(
 
 
 def _write_arrays(
-    chunks: Iterator[_Chunk],
+    chunks: Iterator[Chunk],
     temporary: Path,
     number: int,
     resize: int,
@@ -314,7 +214,7 @@ def _write_arrays(
                 needed = _num_bytes(number, resize, masks=has_masks)
                 _check_space(temporary.parent, needed)
             if (chunk.masks is not None) != has_masks:
-                raise _mixed_masks(len(boxes), len(boxes) + len(chunk.images))
+                raise mixed_masks(len(boxes), len(boxes) + len(chunk.images))
             with _writing(temporary.parent, needed):
                 images_file.write(chunk.images.data)
                 if chunk.masks is not None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spurbench.data import cache
+from spurbench.data import cache, decoding
 from spurbench.data.cache import Frames, load_frames
 from spurbench.errors import DataError
 from spurbench.types import Sample
@@ -123,7 +123,7 @@ def test_boxes_of_some_samples_only(tmp_path):
     assert not boxes[2].isnan().any()
 
 
-@pytest.mark.parametrize("number", [0, 1, cache.CHUNK, cache.CHUNK + 1])
+@pytest.mark.parametrize("number", [0, 1, decoding.CHUNK, decoding.CHUNK + 1])
 def test_any_number_of_samples(tmp_path, number):
     split = FakeSplit(number, masks=False)
     for _ in range(2):

@@ -1,0 +1,132 @@
+"""Decoding a split with threads: images, masks and boxes squashed to one size, in order."""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spurbench.errors import DataError
+from spurbench.types import Sample
+
+__all__ = [
+    "Bytes",
+    "Chunk",
+    "Floats",
+    "Samples",
+    "available_cores",
+    "decode_in_order",
+    "mixed_masks",
+    "single_threaded_operations",
+]
+
+CHUNK = 16
+"""Samples that one thread decodes before it hands them over."""
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class Samples(Protocol):
+    """What the cache needs of a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Decode one sample; called from several threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some consecutive samples, decoded and squashed."""
+
+    images: Bytes
+    """[b, R, R, 3]."""
+    masks: Bytes | None
+    """0 or 1, [b, R, R]."""
+    boxes: list[Floats | None]
+    """[n, 4] per sample, in frame pixels."""
+
+
+def _decode_chunk(split: Samples, resize: int, start: int) -> Chunk:
+    """Samples ``start`` to ``start + CHUNK``, or to the end."""
+    samples = [split[index] for index in range(start, min(start + CHUNK, len(split)))]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    if masks and len(masks) < len(samples):
+        raise mixed_masks(start, start + len(samples))
+    return Chunk(
+        images=np.stack([_squash_image(sample.image, resize) for sample in samples]),
+        masks=np.stack([_squash_mask(mask, resize) for mask in masks]) if masks else None,
+        boxes=[None if s.boxes is None else _squash_boxes(s.boxes, s.image, resize) for s in samples],
+    )
+
+
+def mixed_masks(start: int, stop: int) -> DataError:
+    """The error for a split in which only some samples have a mask."""
+    return DataError(
+        f"some samples have a mask and others have none, first seen at samples {start} to {stop - 1}; "
+        "a split needs a mask for every image or for none"
+    )
+
+
+def _squash_image(image_3HW: Tensor, resize: int) -> Bytes:
+    pixels_HW3: Bytes = np.ascontiguousarray(image_3HW.permute(1, 2, 0).numpy())
+    if pixels_HW3.shape[:2] == (resize, resize):
+        return pixels_HW3
+    return np.asarray(Image.fromarray(pixels_HW3).resize((resize, resize), Image.Resampling.BILINEAR))
+
+
+def _squash_mask(mask_HW: Tensor, resize: int) -> Bytes:
+    pixels_HW: Bytes = np.ascontiguousarray(mask_HW.numpy()).view(np.uint8)
+    if pixels_HW.shape == (resize, resize):
+        return pixels_HW
+    return np.asarray(Image.fromarray(pixels_HW).resize((resize, resize), Image.Resampling.NEAREST))
+
+
+def _squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
+    _, height, width = image_3HW.shape
+    size = np.array([width, height, width, height], dtype=np.float64)
+    return (boxes_n4.numpy().astype(np.float64) * resize / size).astype(np.float32)
+
+
+def decode_in_order(split: Samples, resize: int, threads: int) -> Generator[Chunk, None, None]:
+    """All chunks, first to last; decoded ahead, but never more than a few per thread are in memory."""
+    decode = partial(_decode_chunk, split, resize)
+    pending: deque[Future[Chunk]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for start in range(0, len(split), CHUNK):
+            pending.append(pool.submit(decode, start))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def single_threaded_operations() -> Iterator[None]:
+    """Threads that decode side by side must not each start a team of threads for every small tensor operation."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
