@@ -135,9 +135,13 @@ class AIM(BaseMethod[AIMConfig]):
         """``AIM[2,35%]``."""
         return f"AIM[{self.config.num_stages},{100 * self.config.tau:g}%]"
 
-    def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:
-        """The model; refuses more stages than the backbone has."""
+    def check(self, backbone: Backbone) -> None:
+        """Refuse more stages than the backbone has."""
         backbone.require_stages(self.config.num_stages)
+
+    def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:
+        """Backbone, top-down path and heads."""
+        self.check(backbone)
         return AIMModel(backbone, self.config, task.num_classes)
 
     def phases(self, train: TrainConfig) -> Sequence[Phase]:

@@ -1,6 +1,7 @@
 """Any timm model as a trunk: its stages as NCHW maps, and what its own classifier would read."""
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from spurbench.config import BackboneConfig
 from spurbench.errors import ConfigError, DataError, DataMissing, did_you_mean
 from spurbench.io import hash_file
 
-__all__ = ["Backbone", "build_backbone", "check_backbone", "resolve_weights"]
+__all__ = ["Backbone", "build_backbone", "check_backbone", "describe_backbone", "require_weights", "resolve_weights"]
 
 _RETRIES_NOTE = "run `spurbench prefetch {name}` where there is a network, or choose --weights none or --weights FILE"
 
@@ -129,6 +130,23 @@ def resolve_weights(name: str, weights: str) -> tuple[str, Path | None]:
     if config.file:  # weights that lie in a package: their content is their identity
         return f"sha256:{hash_file(Path(config.file))}", Path(config.file)
     return f"tag:{config.tag}", None
+
+
+def require_weights(config: BackboneConfig) -> None:
+    """Check that weights named by a tag are on this disk.
+
+    Raises:
+        DataMissing: with the command that fetches them.
+    """
+    if config.weights.startswith("tag:"):
+        _local_file(f"{config.name}.{config.weights.removeprefix('tag:')}")
+
+
+@cache
+def describe_backbone(name: str) -> Backbone:
+    """The trunk without values (on the meta device), to ask about its stages."""
+    with torch.device("meta"):
+        return build_backbone(BackboneConfig(name=name, weights="none"), None)
 
 
 def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbone:

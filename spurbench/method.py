@@ -123,6 +123,9 @@ class Method(Protocol):
     def label(self) -> str:
         """The short name in tables, AIM[2,35%]."""
 
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone that does not fit, when the run is resolved."""
+
     def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:
         """Backbone plus what the method adds; called under the init seed stream."""
 
@@ -176,6 +179,13 @@ class BaseMethod(Generic[ConfigT]):
     def label(self) -> str:
         """The short name in tables."""
         return type(self).__name__
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone that does not fit, when the run is resolved; ``backbone`` has no values.
+
+        Raises:
+            ConfigError: with what is possible.
+        """
 
     def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:
         """Backbone and linear head. Called under the run's ``init`` seed stream."""

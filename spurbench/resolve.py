@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from spurbench.backbone import resolve_weights
+from spurbench.backbone import describe_backbone, resolve_weights
 from spurbench.config import (
     BackboneConfig,
     DatasetRef,
@@ -91,11 +91,13 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     assert isinstance(backbone, BackboneConfig)
     identity, weights_path = resolve_weights(backbone.name, backbone.weights)
     parts["backbone"] = BackboneConfig(name=backbone.name, weights=identity)
+    checked = _build("method", options, entry.value.Config)
+    entry.value(checked).check(describe_backbone(backbone.name))
     method = MethodRef(
         name=entry.name,
         version=entry.value.version,
         source=entry.source,
-        config=_build("method", options, entry.value.Config).model_dump(mode="json"),
+        config=checked.model_dump(mode="json"),
     )
     info = spec.info
     try:

@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print_json(document)
         return 0
-    title = f"{options.method} on {options.backbone}, {image_size} px, {options.num_classes} classes, batch 1, forward"
+    title = f"{options.method} on {options.backbone}, {image_size} px, {options.num_classes} classes"
     lines = [("GMACs", cost.gmacs, plain.gmacs), ("parameters M", cost.params / 1e6, plain.params / 1e6)]
     rows = [[name, f"{ours:.3f}", f"{theirs:.3f}", f"{ours - theirs:+.3f}"] for name, ours, theirs in lines]
     print_table(title, ["", "method", "plain backbone", "overhead"], rows)

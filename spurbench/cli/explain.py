@@ -1,6 +1,7 @@
 """``spurbench explain``: a picture of what a run looks at."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from spurbench.cli.common import paths_of, plugins_of
@@ -9,20 +10,23 @@ from spurbench.cli.common import paths_of, plugins_of
 def execute(options: argparse.Namespace) -> int:
     """Restore, explain, draw: one row of the sheet per run."""
     from spurbench.engine.device import choose_device
+    from spurbench.errors import DataMissing, SpurbenchError
     from spurbench.report.gallery import draw, explain, find_runs
 
     paths = paths_of(options)
-    sheet = [
-        explain(
-            folder,
-            paths,
-            count=options.count,
-            rule=options.select,
-            device=choose_device(options.device),
-            plugins=plugins_of(options),
-        )
-        for folder in find_runs(paths.results, options.run)
-    ]
+    device, plugins = choose_device(options.device), plugins_of(options)
+    sheet = []
+    for folder in find_runs(paths.results, options.run):
+        try:
+            sheet.append(
+                explain(folder, paths, count=options.count, rule=options.select, device=device, plugins=plugins)
+            )
+        except SpurbenchError as error:
+            if options.run:  # asked for by name
+                raise
+            print(f"note: left out run {folder.name}: {error}", file=sys.stderr)
+    if not sheet:
+        raise DataMissing(f"none of the runs below {paths.results} can be drawn")
     draw(sheet, Path(options.output))
     print(options.output)
     return 0

@@ -40,25 +40,29 @@ def execute(options: argparse.Namespace) -> int:
 
 
 _HEADER = [
-    *("dataset", "method", "backbone", "seeds", "WGA", "accuracy", "group mean"),
-    *("EPG", "base rate", "density", "GMACs", "params M", "access"),
+    *("method", "WGA", "accuracy", "EPG", "seeds", "dataset", "backbone"),
+    *("base rate", "density", "group mean", "GMACs", "params M", "access"),
 ]
+_DROP = (
+    *("group mean", "base rate", "access", "params M", "backbone"),
+    *("GMACs", "density", "dataset", "seeds", "EPG"),
+)
 
 
 def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
     labels = _labels(table)
     lines = [
         [
-            entry["dataset"],
             label,
-            entry["backbone"],
-            str(entry["n_seeds"]),
             _spread(entry, "worst_group_accuracy"),
             _spread(entry, "accuracy"),
-            _spread(entry, "group_mean_accuracy"),
             f"{_spread(entry, 'epg')} {entry['epg_source'] or ''}".strip(),
+            str(entry["n_seeds"]),
+            entry["dataset"],
+            entry["backbone"],
             percent(entry["epg_base_rate_mean"]),
             percent(entry["mask_density_mean"]),
+            _spread(entry, "group_mean_accuracy"),
             f"{entry['gmacs']:.3f} (+{entry['gmacs'] - entry['gmacs_backbone']:.3f})",
             f"{entry['params'] / 1e6:.2f} (+{(entry['params'] - entry['params_backbone']) / 1e6:.2f})",
             entry["access"],
@@ -71,7 +75,7 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
         for line in [_HEADER, ["---"] * len(_HEADER), *lines]:
             print("| " + " | ".join(line) + " |")
     else:
-        print_table(title, _HEADER, lines)
+        print_table(title, _HEADER, lines, drop=_DROP)
 
 
 def _labels(table: list[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,8 @@ def execute(options: argparse.Namespace) -> int:
         print_json(items)
     elif items:
         header = list(items[0])
-        print_table(options.what, header, [[_text(item[key]) for key in header] for item in items])
+        lines = [[_text(item[key]) for key in header] for item in items]
+        print_table(options.what, header, lines, drop=("origin", "license", "brackets", "boxes", "masks", "version"))
     else:
         print(f"no {options.what} with '{options.filter}' in the name", file=sys.stderr)
     return 0

@@ -35,6 +35,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             ]
             for row in rows
         ],
+        drop=("params M", "group mean", "GMACs", "worst group", "epoch", "EPG"),
     )
 
 
@@ -43,14 +44,35 @@ def _with_interval(row: Mapping[str, Any]) -> str:
     return f"{percent(row['worst_group_accuracy'])} [{low}, {high}]"
 
 
-def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; full width, so that a pipe loses nothing."""
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
+def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], drop: Sequence[str] = ()) -> None:
+    """A table on stdout. On a narrow terminal whole columns are left out and named; a pipe loses nothing.
+
+    Args:
+        drop: columns that may be left out, the least important first.
+    """
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=240)
+    if console.is_terminal:
+        hidden = _too_wide(header, lines, drop, console.width)
+    else:
+        console, hidden = Console(highlight=False, markup=False, width=400), set()
+    shown = [number for number, name in enumerate(header) if name not in hidden]
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for number in shown:
+        table.add_column(header[number], justify="left" if number == 0 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(line[number] for number in shown))
     console.print(table)
+    if hidden:
+        names = ", ".join(name for name in header if name in hidden)
+        console.print(f"not shown for want of width: {names}")
+
+
+def _too_wide(header: Sequence[str], lines: Sequence[Sequence[str]], drop: Sequence[str], width: int) -> set[str]:
+    """Columns to leave out until the rest fits; two spaces and a rule's end surround each."""
+    needed = {name: 3 + max(len(name), *(len(line[i]) for line in lines)) for i, name in enumerate(header)}
+    hidden: set[str] = set()
+    for name in drop:
+        if sum(size for column, size in needed.items() if column not in hidden) + 2 <= width:
+            break
+        hidden.add(name)
+    return hidden

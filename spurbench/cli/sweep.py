@@ -36,7 +36,7 @@ def execute(options: argparse.Namespace) -> int:
         if options.json:
             print_json([dict(zip(header, line, strict=True)) for line in lines])
         else:
-            print_table(options.file, header, lines)
+            print_table(options.file, header, lines, drop=("backbone", "options", "run"))
         return 0
     results, failures = [], 0
     with live_observer(f"sweep {options.file}") as live:

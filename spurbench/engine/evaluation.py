@@ -86,13 +86,22 @@ class Scorer:
         """Refuse before training what could not be measured after it.
 
         Raises:
-            ConfigError: GradCAM does not fit the model.
+            ConfigError: the model takes no images of this size, or GradCAM does not fit it.
         """
-        if not (self.config.evaluation.gradcam and _Energies(self.config, arrays).has_regions):
-            return
         model.eval()
         frames = arrays.frames.images[:1].to(self.device)
         images = evaluation_images(frames, self.config.input, self.mean, self.std)
+        size = self.config.input.image_size
+        try:
+            with torch.inference_mode():
+                self.predict(model, images)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"backbone {self.config.backbone.name} does not take images of {size} px: {error}; "
+                "choose its size with --set input.image_size=N --set input.resize=N"
+            ) from error
+        if not (self.config.evaluation.gradcam and _Energies(self.config, arrays).has_regions):
+            return
         try:
             self._gradcam(model, images, arrays.y[:1])
         except (ValueError, RuntimeError) as error:

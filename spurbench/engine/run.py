@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from spurbench.backbone import require_weights
 from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
@@ -98,6 +99,9 @@ def run_one(
         record = finished_record(job.folder)
         if record is not None and not force:
             return _reused(job, record)
+        # What the user has to mend is found before anything is written.
+        open_dataset(config, paths, plugins)
+        require_weights(config.backbone)
         lease = _take_lease(job, wait)
         if lease is None:
             return None
@@ -158,14 +162,18 @@ class _Started(TypedDict):
 
 
 def _start(job: _Job) -> _Started:
-    """Write ``config.json``, which also counts the attempts."""
+    """Write ``config.json``, which also counts the attempts and tells where data and plugins were found."""
     path = job.folder / "config.json"
     started = _Started(attempts=1, started_at=now_utc())
     if not job.force:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             before = read_json(path)
             started = _Started(attempts=before["attempts"] + 1, started_at=before["started_at"])
-    write_json(path, {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json"), **started})
+    where = job.paths.model_dump(mode="json", include={"data_root", "dataset_path", "weights_path"})
+    where = {name: value and str(Path(value).resolve()) for name, value in where.items()}
+    plugins = [str(plugin.resolve()) for plugin in job.plugins]
+    document = {"run_id": job.config.run_id(), "config": job.config.model_dump(mode="json")}
+    write_json(path, {**document, "paths": where, "plugins": plugins, **started})
     return started
 
 
