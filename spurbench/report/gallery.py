@@ -100,8 +100,8 @@ def explain(
     begun = read_json(folder / "config.json")
     config = RunConfig(**begun["config"])
     if paths.data_root is None and paths.dataset_path is None:  # where the run itself found its data
-        paths = paths.model_copy(update={name: value and Path(value) for name, value in begun["paths"].items()})
-    plugins = plugins or tuple(Path(plugin) for plugin in begun["plugins"])
+        paths = paths.model_copy(update={name: value and Path(value) for name, value in begun.get("paths", {}).items()})
+    plugins = plugins or tuple(Path(plugin) for plugin in begun.get("plugins", ()))
     rules = [row["selection"] for row in record["rows"]]
     rule = rule or default_rule(rules)
     if rule not in rules:
