@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spurbench.types import Sample
 
-__all__ = ["Dataset", "DatasetInfo", "DatasetSpec", "SplitData"]
+__all__ = ["Dataset", "DatasetInfo", "DatasetSpec", "SplitData", "content_key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,11 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """Hash of file list, sizes, labels and splits: equal fingerprints mean equal data."""
+
+
+def content_key(dataset: Dataset, split: str) -> str:
+    """Says which images a split holds: the key under which its decoded frames are cached."""
+    return f"{dataset.info.name}-{dataset.info.version}-{dataset.fingerprint()}-{split}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,9 @@ h x w feature positions, n boxes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Flag, auto
-from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 __all__ = [
@@ -68,11 +66,6 @@ class Batch:
     weight: Tensor
     """float32 [B], loss weights; 1 unless a view was reweighted."""
 
-    def to(self, device: torch.device) -> Self:
-        """The same batch on ``device``; copies do not block the host."""
-        moved: dict[str, Any] = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
-        return type(self)(**moved)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupedBatch(Batch):
@@ -112,7 +105,3 @@ class StepOutput:
     """0-d, to be minimized."""
     scalars: Mapping[str, Tensor]
     """0-d tensors on the device, never floats: reading one would stop the device."""
-
-
-def _move(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if value is None else value.to(device, non_blocking=True)

@@ -11,7 +11,6 @@ from spurbench.cli.render import percent, print_table
 
 def execute(options: argparse.Namespace) -> int:
     """Plan everything, then run what is missing."""
-    from spurbench.engine.selection import default_rule
     from spurbench.launch.local import launch_local
     from spurbench.sweep import load_sweep, plan
 
@@ -48,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
             results.append({"run_id": run.config.run_id(), **{key: row[key] for key in ("label", "dataset", "seed")}})
             live.note(
                 f"{row['label']} on {row['dataset']}, seed {row['seed']}: accuracy {percent(row['accuracy'])}, "
-                f"WGA {percent(row['worst_group_accuracy'])} ({default_rule([row['selection']])})"
+                f"WGA {percent(row['worst_group_accuracy'])} ({row['selection']})"
             )
     done = sum(run.finished for run in runs)
     print(f"{done} of {len(runs)} runs done, {failures} failed", file=sys.stderr)

@@ -16,7 +16,7 @@ from spurbench.backbone import require_weights
 from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
-from spurbench.dataset import Dataset
+from spurbench.dataset import Dataset, content_key
 from spurbench.engine.device import choose_device, device_name, peak_memory_bytes
 from spurbench.engine.evaluation import SplitArrays
 from spurbench.engine.observer import Observer, Silent
@@ -252,10 +252,9 @@ def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
             shown = time.monotonic()
             job.observer.progress(f"decoding {name}", done, total, {})
 
-    info = dataset.info
     frames = load_frames(
         split,
-        key=f"{info.name}-{info.version}-{dataset.fingerprint()}-{name}",
+        key=content_key(dataset, name),
         resize=job.config.input.resize,
         folder=job.paths.cache,
         progress=progress,

@@ -1,5 +1,11 @@
 """Rules that name one epoch of a phase, and the weights they keep.
 
+    val_wga           highest worst-group accuracy on validation (uses validation groups)
+    val_worst_class   highest worst-class accuracy on validation (no groups)
+    val_accuracy      highest accuracy on validation (no groups)
+    last              the last epoch
+    oracle_test_wga   highest worst-group accuracy on test: an upper bound, not a result
+
 No rule has seen the test split, except the oracle, which exists only for runs that asked for it.
 """
 
@@ -8,15 +14,7 @@ from typing import Any
 
 from spurbench.dataset import DatasetInfo
 
-__all__ = ["RULES", "best_epochs", "default_rule", "rules_for"]
-
-RULES: dict[str, str] = {
-    "val_wga": "highest worst-group accuracy on validation (uses validation groups)",
-    "val_worst_class": "highest worst-class accuracy on validation (no groups)",
-    "val_accuracy": "highest accuracy on validation (no groups)",
-    "last": "the last epoch",
-    "oracle_test_wga": "highest worst-group accuracy on test: an upper bound, not a result",
-}
+__all__ = ["best_epochs", "default_rule", "rules_for"]
 
 
 def rules_for(info: DatasetInfo, *, oracle: bool, only_last: bool) -> tuple[str, ...]:

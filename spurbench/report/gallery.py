@@ -12,6 +12,7 @@ from torch import Tensor
 from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.transforms import evaluation_images, evaluation_masks
+from spurbench.dataset import content_key
 from spurbench.engine.run import finished_record, open_dataset
 from spurbench.engine.selection import default_rule
 from spurbench.errors import ConfigError, DataMissing
@@ -112,7 +113,7 @@ def explain(
     info, split = dataset.info, dataset.split("test")
     frames = load_frames(
         split,
-        key=f"{info.name}-{info.version}-{dataset.fingerprint()}-test",
+        key=content_key(dataset, "test"),
         resize=config.input.resize,
         folder=paths.cache,
     )
