@@ -10,12 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from spurbench.errors import ConfigError, did_you_mean
 
 __all__ = [
     "IDENTITY_VERSION",
+    "AttributionName",
     "BackboneConfig",
     "DatasetRef",
     "EvaluationConfig",
@@ -108,14 +118,33 @@ class TrainConfig(Frozen):
     """CPU threads inside operations; part of the identity because sums depend on it. None: the machine's default."""
 
 
+AttributionName = Literal["gradcam", "xgradcam", "input_x_gradient", "integrated_gradients", "uniform"]
+"""What explains a prediction after training; ``uniform`` is a control."""
+
+
 class EvaluationConfig(Frozen):
     """How a trained model is measured."""
 
     batch_size: PositiveInt = 256
-    gradcam: bool = True
-    """Whether EPG from GradCAM is measured besides EPG from the method's mask."""
+    attributions: tuple[AttributionName, ...] = ("gradcam",)
+    """What EPG is measured of besides the method's own mask; the first one makes the headline where there is no mask.
+    ``[]`` for none."""
+    erasure: bool = True
+    """Whether methods with a mask are predicted again on images that were erased outside and inside of it."""
     oracle: bool = False
     """Whether test counts of every epoch are kept, which allows the ``oracle_test_wga`` rule. Marked in every row."""
+
+    @field_validator("attributions", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("attributions")
+    @classmethod
+    def _no_name_twice(cls, value: tuple[AttributionName, ...]) -> tuple[AttributionName, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names an attribution twice")
+        return value
 
 
 class MethodRef(Frozen):
@@ -184,18 +213,32 @@ def explain_validation(error: ValidationError, section: str, known: Mapping[str,
         section: what the fields belong to, the start of every path.
         known: the model's fields by name.
     """
-    lines = []
+    lines: list[str] = []
+    told: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
-        path = ".".join([section, *(str(part) for part in problem["loc"])]).strip(".")
+        location = _without_branches(problem["loc"], known or {})
+        path = ".".join([section, *(str(part) for part in location)]).strip(".")
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
             names = sorted(_fields_at(problem["loc"][:-1], known or {}))
             allowed = f"{did_you_mean(key, names)} available: {', '.join(names)}" if names else ""
             lines.append(f"unknown option '{path}'{allowed}")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {message} (got {problem['input']!r})")
+            told.setdefault((path, repr(problem["input"])), []).append(problem["msg"].removeprefix("Value error, "))
+    lines += [f"{path}: {'; or: '.join(messages)} (got {value})" for (path, value), messages in told.items()]
     return ConfigError("\n".join(lines))
+
+
+def _without_branches(location: tuple[int | str, ...], known: Mapping[str, Any]) -> tuple[int | str, ...]:
+    """The path of the field itself: below a field that takes several types pydantic adds the name of each type."""
+    for end in range(len(location)):
+        if (
+            not _fields_at(location[: end + 1], known)
+            and isinstance(location[end], str)
+            and location[end] in (_fields_at(location[:end], known))
+        ):
+            return (*location[: end + 1], *(part for part in location[end + 1 :] if isinstance(part, int)))
+    return location
 
 
 def _fields_at(location: tuple[int | str, ...], fields: Mapping[str, Any]) -> Mapping[str, Any]:

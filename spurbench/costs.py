@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from spurbench.backbone import build_backbone, check_backbone
-from spurbench.config import BackboneConfig, TrainConfig, explain_validation
+from spurbench.config import BackboneConfig, TrainConfig
 from spurbench.errors import ConfigError
 from spurbench.method import BaseMethod, TaskInfo
 from spurbench.metrics.cost import Cost, cost
 from spurbench.nn.classifier import Classifier
 from spurbench.registry import load_registry
-from spurbench.resolve import parse_method, positional_fields
+from spurbench.resolve import method_options, parse_method, positional_fields
 
 __all__ = ["method_costs", "model_costs"]
 
@@ -43,10 +42,7 @@ def method_costs(
     options = {**positional_fields(entry, values), **(overrides or {})}
     if foreign := [key for key in options if not key.startswith("method.")]:
         raise ConfigError(f"cost takes options of the method only, such as method.width=96, got {foreign[0]}")
-    try:
-        config = entry.value.Config(**{key.removeprefix("method."): value for key, value in options.items()})
-    except ValidationError as error:
-        raise explain_validation(error, "method", entry.value.Config.model_fields) from error
+    config = method_options(entry.value, {key.removeprefix("method."): value for key, value in options.items()})
     if image_size is None:
         pretrained = timm.get_pretrained_cfg(backbone)
         image_size = 224 if pretrained is None else int(pretrained.input_size[-1])

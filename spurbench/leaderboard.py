@@ -1,7 +1,7 @@
 """Run records to tables. The selection rule is chosen here, when a table is made."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from spurbench.io import read_json
 from spurbench.metrics.stats import mean_sd
 from spurbench.schema import COLUMNS
 
-__all__ = ["Collected", "aggregate", "collect", "write_parquet"]
+__all__ = ["Collected", "aggregate", "best_draws", "collect", "write_parquet"]
 
 _AVERAGED = (
     "accuracy",
@@ -20,6 +20,9 @@ _AVERAGED = (
     "epg",
     "epg_base_rate",
     "mask_density",
+    "val_accuracy",
+    "val_wga",
+    "val_worst_class",
 )
 _LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
 _SHARED = (
@@ -40,6 +43,10 @@ _SHARED = (
     "params",
     "params_backbone",
 )
+
+
+_FAMILY = ("dataset", "dataset_version", "dataset_fingerprint", "backbone", "weights", "method", "label")
+"""What settings that compete as draws of one method have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +92,13 @@ def collect(sources: Iterable[Path]) -> Collected:
 def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") -> list[dict[str, Any]]:
     """Mean and sample standard deviation over seeds of runs that differ in nothing else.
 
+    A method that defines its final model itself offers no rule but ``last``; it stands in every table under that.
     WGA is computed per seed and then averaged: the mean of minima is not the minimum of means.
     Rows are sorted by dataset, backbone and falling mean WGA; different data never share a row.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["selection"] == select and row["split"] == split:
+    for row in _selected(rows, select):
+        if row["split"] == split:
             groups.setdefault(_without_seed(row), []).append(row)
     table = [_summary(group) for group in groups.values()]
     return sorted(
@@ -102,6 +110,27 @@ def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") 
             entry["label"],
         ),
     )
+
+
+def best_draws(table: Sequence[dict[str, Any]], select: str) -> list[dict[str, Any]]:
+    """Of the settings that share a label, the one with the best mean validation score over seeds.
+
+    The score is the one that ``select`` goes by, and plain accuracy for ``last``; settings with fewer seeds than
+    others of their label are not finished and do not compete. Ties go to the first in the table's order of options.
+    Each line gets ``n_draws``, the number of settings it was chosen from. No test number is looked at.
+    """
+    score = select if select in ("val_wga", "val_worst_class", "val_accuracy") else "val_accuracy"
+    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for entry in table:
+        families.setdefault(tuple(entry[key] for key in _FAMILY), []).append(entry)
+    chosen: dict[int, int] = {}
+    for family in families.values():
+        seeds = max(entry["n_seeds"] for entry in family)
+        complete = [entry for entry in family if entry["n_seeds"] == seeds]
+        complete.sort(key=lambda entry: json.dumps(entry["options"], sort_keys=True))
+        best = max(complete, key=lambda entry: -1.0 if entry[f"{score}_mean"] is None else entry[f"{score}_mean"])
+        chosen[id(best)] = len(complete)
+    return [{**entry, "n_draws": chosen[id(entry)]} for entry in table if id(entry) in chosen]
 
 
 def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -130,13 +159,25 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    for row in rows:
-        row |= {name: json.loads(row[name]) for name in _LISTS if row[name] is not None}
-    return rows
+    absent = {column.name: None for column in COLUMNS}  # tables of earlier versions have fewer columns
+    return [
+        absent | row | {name: json.loads(row[name]) for name in _LISTS if row.get(name) is not None} for row in rows
+    ]
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["run_id"], row["selection"], row["split"]
+
+
+def _selected(rows: Sequence[dict[str, Any]], select: str) -> Iterator[dict[str, Any]]:
+    """The row of every run that the rule names."""
+    offered: dict[str, set[str]] = {}
+    for row in rows:
+        offered.setdefault(row["run_id"], set()).add(row["selection"])
+    for row in rows:
+        only_last = offered[row["run_id"]] == {"last"} and not select.startswith("oracle")
+        if row["selection"] == ("last" if only_last else select):
+            yield row
 
 
 def _without_seed(row: dict[str, Any]) -> str:
@@ -149,7 +190,8 @@ def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
     """One table line; options that are not part of the label are named, so equal labels can be told apart."""
     group = sorted(group, key=lambda row: row["seed"])
     summary: dict[str, Any] = {key: group[0].get(key) for key in _SHARED}
-    summary["options"] = json.loads(group[0]["config_json"])["method"]["config"]
+    config = json.loads(group[0]["config_json"])
+    summary["options"] = {**config["method"]["config"], **_dotted("train", config.get("train", {}))}
     summary["seeds"] = [row["seed"] for row in group]
     summary["n_seeds"] = len(group)
     for name in _AVERAGED:
@@ -157,3 +199,10 @@ def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
         mean, deviation = mean_sd(values) if values else (None, None)
         summary |= {f"{name}_mean": mean, f"{name}_sd": deviation, f"{name}_values": values}
     return summary
+
+
+def _dotted(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _dotted(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
+    return flat

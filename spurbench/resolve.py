@@ -25,10 +25,19 @@ from spurbench.config import (
 )
 from spurbench.dataset import DatasetSpec
 from spurbench.errors import ConfigError, did_you_mean
-from spurbench.method import BaseMethod
+from spurbench.method import BaseMethod, MethodConfig
 from spurbench.registry import Entry, load_registry
 
-__all__ = ["RunRequest", "dataset_entry", "load_preset", "make_method", "parse_method", "preset_names", "resolve_run"]
+__all__ = [
+    "RunRequest",
+    "dataset_entry",
+    "load_preset",
+    "make_method",
+    "method_options",
+    "parse_method",
+    "preset_names",
+    "resolve_run",
+]
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "backbone": BackboneConfig,
@@ -91,8 +100,11 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     assert isinstance(backbone, BackboneConfig)
     identity, weights_path = resolve_weights(backbone.name, backbone.weights)
     parts["backbone"] = BackboneConfig(name=backbone.name, weights=identity)
-    checked = _build("method", options, entry.value.Config)
-    entry.value(checked).check(describe_backbone(backbone.name))
+    checked = method_options(entry.value, options)
+    trunk = describe_backbone(backbone.name)
+    entry.value(checked).check(trunk)
+    assert isinstance(inputs := parts["input"], InputConfig)
+    trunk.require_image_size(inputs.image_size)
     method = MethodRef(
         name=entry.name,
         version=entry.value.version,
@@ -117,6 +129,17 @@ def make_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> BaseMethod
     cls = load_registry("methods", plugins).get(config.method.name).value
     method: BaseMethod[Any] = cls(cls.Config(**config.method.config))
     return method
+
+
+def method_options(cls: type[BaseMethod[Any]], values: Mapping[str, Any]) -> MethodConfig:
+    """A method's options, checked.
+
+    Raises:
+        ConfigError: unknown names and impossible values, with what is allowed.
+    """
+    options = _build("method", dict(values), cls.Config)
+    assert isinstance(options, MethodConfig)
+    return options
 
 
 def dataset_entry(name: str, plugins: tuple[Path, ...] = ()) -> tuple[DatasetSpec, Path | None]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "Column", "validate_record"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of columns; readers keep reading older versions."""
 
 Kind = Literal["string", "int", "float", "bool", "list"]
@@ -61,6 +61,9 @@ COLUMNS: tuple[Column, ...] = (
     _row("selection", "string", "rule that chose the epoch", required=True),
     _row("selected_epoch", "int", "from 0, of the last phase with epochs"),
     _row("selection_score", "float", "the rule's value at that epoch, 0..1"),
+    _row("val_accuracy", "float", "validation accuracy at that epoch, whichever rule chose it"),
+    _row("val_wga", "float", "worst-group accuracy likewise"),
+    _row("val_worst_class", "float", "worst-class accuracy likewise"),
     _row("oracle", "bool", "whether test counts were kept per epoch"),
     _row("split", "string", "evaluated split", required=True),
     _row("n", "int", "evaluated samples", required=True),
@@ -74,7 +77,7 @@ COLUMNS: tuple[Column, ...] = (
     _row("worst_group_high", "float", "upper end"),
     _row("groups", "list", "{group, name, n, correct}"),
     _row("epg", "float", "headline Energy Pointing Game, 0..1"),
-    _row("epg_source", "string", "mask or gradcam"),
+    _row("epg_source", "string", "mask, or the attribution: gradcam and so on"),
     _row("epg_region", "string", "mask or box"),
     _row("epg_n", "int", "images in the mean"),
     _row("epg_empty", "int", "of them without energy, counted as 0"),
@@ -83,6 +86,7 @@ COLUMNS: tuple[Column, ...] = (
     _row("epg_all", "list", "the same for every source and region"),
     _row("mask_density", "float", "mean active fraction of the merged mask"),
     _row("stage_masks", "list", "{stage, density, epg_mask, epg_box}; stage 0 is the deepest"),
+    _row("erasure", "list", "{erased, fill, n, agree, correct, worst_group_accuracy}; methods with a mask"),
     _row("gmacs", "float", "1e9 multiply-adds, forward, batch 1"),
     _row("gmacs_backbone", "float", "of the plain backbone and head"),
     _row("params", "int", "parameters"),

@@ -1,33 +1,74 @@
 """A grid file to run configurations, checked completely before anything starts."""
 
 import itertools
+import math
+import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from spurbench.config import RunConfig, RunPaths, explain_validation
 from spurbench.engine.run import finished_record
 from spurbench.errors import ConfigError
 from spurbench.resolve import RunRequest, resolve_run
 
-__all__ = ["MethodGrid", "Planned", "SweepFile", "load_sweep", "plan"]
+__all__ = ["MethodGrid", "Planned", "RandomDraws", "Range", "SweepFile", "load_sweep", "options_of", "plan"]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Range(_Strict):
+    """A range to draw from."""
+
+    low: float
+    high: float
+    log: bool = True
+    """Whether the logarithm is uniform, as suits rates and weights that span decades."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and above 0 where log is true")
+        return self
+
+
+class RandomDraws(BaseModel):
+    """Random settings beside the one that ``set`` gives: any further key is an option with what to draw from."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Range | list[Any]]
+
+    draws: PositiveInt
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.__pydantic_extra__ or not all(self.__pydantic_extra__.values()):
+            raise ValueError("random needs at least one option, each with values or {low, high} to draw from")
+        return self
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """``draws`` settings; the n-th does not depend on how many there are."""
+        for number in range(self.draws):
+            rng = random.Random(f"{self.seed} {number}")
+            yield {option: _draw(source, rng) for option, source in sorted(self.__pydantic_extra__.items())}
+
+
 class MethodGrid(_Strict):
-    """A method with values to cross and values to fix."""
+    """A method with values to cross and values to fix; an option with a dot in it is not the method's own."""
 
     name: str
     """Name or bracket notation."""
     grid: dict[str, list[Any]] = {}
-    """Options of the method, each with the values to try."""
+    """Options, each with the values to try, such as ``tau: [0.25, 0.35]`` or ``train.optimizer.lr: [...]``."""
+    random: RandomDraws | None = None
+    """Draws to try beside the first setting: give every method of a table equally many."""
     set: dict[str, Any] = {}
     """Options that stay."""
 
@@ -104,7 +145,7 @@ def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> l
     planned: dict[str, Planned] = {}
     for seed, dataset, backbone in itertools.product(sweep.seeds, sweep.datasets, sweep.backbones):
         for method in sweep.methods:
-            for options in _options(method):
+            for options in options_of(method):
                 request = RunRequest(
                     method=method.name,
                     dataset=dataset,
@@ -119,11 +160,21 @@ def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> l
     return list(planned.values())
 
 
-def _options(method: MethodGrid) -> Iterator[dict[str, Any]]:
-    """Every combination of the grid with the fixed options, as dotted keys."""
+def options_of(method: MethodGrid) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid with the fixed options, and with each random draw, as dotted keys."""
+    draws = [{}, *(method.random.settings() if method.random else ())]
     for values in itertools.product(*method.grid.values()):
-        chosen = {**method.set, **dict(zip(method.grid, values, strict=True))}
-        yield {f"method.{key}": value for key, value in chosen.items()}
+        for drawn in draws:
+            chosen = {**method.set, **dict(zip(method.grid, values, strict=True)), **drawn}
+            yield {key if "." in key else f"method.{key}": value for key, value in chosen.items()}
+
+
+def _draw(source: Range | list[Any], rng: random.Random) -> Any:
+    if isinstance(source, list):
+        return rng.choice(source)
+    if not source.log:
+        return float(f"{rng.uniform(source.low, source.high):.3g}")
+    return float(f"{math.exp(rng.uniform(math.log(source.low), math.log(source.high))):.3g}")
 
 
 def _dotted(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

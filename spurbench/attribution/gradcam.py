@@ -1,8 +1,9 @@
-"""GradCAM (Selvaraju et al., arXiv 1610.02391) for whole batches, at about the price of a forward pass.
+"""GradCAM and XGradCAM for whole batches, at about the price of a forward pass.
 
-With A the output of a layer and s_c the logit of class c, equations 1 and 2 are
+With A the output of a layer and s_c the logit of class c, the map is L_ij = ReLU(sum over k of alpha_k A_kij) with
 
-    alpha_k = mean over (i, j) of d s_c / d A_kij        L_ij = ReLU(sum over k of alpha_k A_kij)
+    GradCAM  (Selvaraju et al., arXiv 1610.02391)   alpha_k = mean over (i, j) of d s_c / d A_kij
+    XGradCAM (Fu et al., arXiv 2008.02312)          alpha_k = sum over (i, j) of A_kij d s_c / d A_kij / sum of A_kij
 
 Autograd records only what comes after the layer: everything before it runs without a graph.
 
@@ -17,7 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GradCAM", "gradcam"]
+__all__ = ["GradCAM", "gradcam", "xgradcam"]
+
+_EPSILON = 1e-7
+"""Added to XGradCAM's sum of activations, as in pytorch-grad-cam: a channel that is off gets no weight."""
 
 
 class GradCAM(NamedTuple):
@@ -34,7 +38,7 @@ def gradcam(
     layer: nn.Module,
     forward: Callable[[Tensor], Tensor],
     images_B3HW: Tensor,
-    target_B: Tensor,
+    target_B: Tensor | None,
 ) -> GradCAM:
     """Explain one logit per image. Gradients of parameters stay as they are, and no hook is left behind.
 
@@ -45,12 +49,43 @@ def gradcam(
         layer: a part of ``model`` with output [B, K, h, w] that ``forward`` calls once.
         forward: from images to logits [B, C], through ``model``.
         images_B3HW: as the model expects them.
-        target_B: int64, the class to explain in each image.
+        target_B: int64, the class to explain in each image; None for the predicted one.
 
     Raises:
         ValueError: a model in training mode, or a layer whose output is not [B, K, h, w].
         RuntimeError: ``forward`` calls the layer not exactly once, or its logits do not depend on it.
     """
+    return _explain(model, layer, forward, images_B3HW, target_B, _mean_gradients)
+
+
+def xgradcam(
+    model: nn.Module,
+    layer: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    images_B3HW: Tensor,
+    target_B: Tensor | None,
+) -> GradCAM:
+    """The same with XGradCAM's weights: gradients count where the channel is active. Arguments are those of gradcam."""
+    return _explain(model, layer, forward, images_B3HW, target_B, _gradients_where_active)
+
+
+def _mean_gradients(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+    return gradient_BKhw.mean(dim=(2, 3))
+
+
+def _gradients_where_active(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+    return (gradient_BKhw * output_BKhw / (output_BKhw.sum(dim=(2, 3), keepdim=True) + _EPSILON)).sum(dim=(2, 3))
+
+
+def _explain(
+    model: nn.Module,
+    layer: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    images_B3HW: Tensor,
+    target_B: Tensor | None,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+) -> GradCAM:
+    """The map of ``weigh``, which makes alpha [B, K] of the layer's gradient and output, float32 [B, K, h, w] each."""
     if model.training:
         raise ValueError("gradcam needs a model in evaluation mode: in training mode the images of a batch mix")
     with torch.inference_mode(False), torch.no_grad(), _eager(), _watch(layer) as outputs:
@@ -59,12 +94,14 @@ def gradcam(
             raise RuntimeError(f"gradcam needs a layer that is called once per forward pass, got {len(outputs)} calls")
         output_BKhw = outputs[0]
         with torch.enable_grad():
-            # Images do not mix, so the gradient of the sum holds each image's own gradient.
             # The copy is for targets made in inference mode, which autograd cannot keep.
-            score = logits_BC.float().gather(1, target_B.clone()[:, None]).sum()
+            target_B = logits_BC.argmax(1) if target_B is None else target_B.clone()
+            # Images do not mix, so the gradient of the sum holds each image's own gradient.
+            score = logits_BC.float().gather(1, target_B[:, None]).sum()
         (gradient_BKhw,) = torch.autograd.grad(score, output_BKhw)
-        alpha_BK = gradient_BKhw.float().mean(dim=(2, 3))
-        maps_Bhw = (alpha_BK[:, :, None, None] * output_BKhw.detach().float()).sum(dim=1).relu()
+        values_BKhw = output_BKhw.detach().float()
+        alpha_BK = weigh(gradient_BKhw.float(), values_BKhw)
+        maps_Bhw = (alpha_BK[:, :, None, None] * values_BKhw).sum(dim=1).relu()
         return GradCAM(maps_Bhw, logits_BC.detach())
 
 

@@ -8,7 +8,7 @@ from spurbench.cli.common import paths_of, plugins_of
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Restore, explain, draw: one row of the sheet per run."""
+    """Restore, explain, draw: one row of the sheet per run and map."""
     from spurbench.engine.device import choose_device
     from spurbench.errors import DataMissing, SpurbenchError
     from spurbench.report.gallery import draw, explain, find_runs
@@ -19,7 +19,15 @@ def execute(options: argparse.Namespace) -> int:
     for folder in find_runs(paths.results, options.run):
         try:
             sheet.append(
-                explain(folder, paths, count=options.count, rule=options.select, device=device, plugins=plugins)
+                explain(
+                    folder,
+                    paths,
+                    count=options.count,
+                    rule=options.select,
+                    attribution=options.attribution,
+                    device=device,
+                    plugins=plugins,
+                )
             )
         except SpurbenchError as error:
             if options.run:  # asked for by name

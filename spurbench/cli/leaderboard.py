@@ -13,7 +13,7 @@ from spurbench.cli.render import percent, print_table
 def execute(options: argparse.Namespace) -> int:
     """Collect, select, print."""
     from spurbench.errors import DataMissing
-    from spurbench.leaderboard import aggregate, collect, write_parquet
+    from spurbench.leaderboard import aggregate, best_draws, collect, write_parquet
 
     folders = [Path(name).expanduser() for name in options.results or [options.results_root]]
     found = collect(folders)
@@ -28,6 +28,8 @@ def execute(options: argparse.Namespace) -> int:
             f"the {len(found.rows)} rows there offer {', '.join(offered)}" if offered else "there are no finished runs"
         )
         raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule '{options.select}': {have}")
+    if options.draws == "best":
+        table = best_draws(table, options.select)
     if options.output:
         write_parquet(found.rows, Path(options.output))
     if options.format == "json":
@@ -40,11 +42,11 @@ def execute(options: argparse.Namespace) -> int:
 
 
 _HEADER = [
-    *("method", "WGA", "accuracy", "EPG", "seeds", "dataset", "backbone"),
+    *("method", "WGA", "accuracy", "EPG", "seeds", "draws", "rule", "dataset", "backbone"),
     *("base rate", "density", "group mean", "GMACs", "params M", "access"),
 ]
 _DROP = (
-    *("group mean", "base rate", "access", "params M", "backbone"),
+    *("draws", "rule", "group mean", "base rate", "access", "params M", "backbone"),
     *("GMACs", "density", "dataset", "seeds", "EPG"),
 )
 
@@ -58,6 +60,8 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
             _spread(entry, "accuracy"),
             f"{_spread(entry, 'epg')} {entry['epg_source'] or ''}".strip(),
             str(entry["n_seeds"]),
+            str(entry.get("n_draws", 1)),
+            entry["selection"],
             entry["dataset"],
             entry["backbone"],
             percent(entry["epg_base_rate_mean"]),

@@ -9,13 +9,26 @@ from spurbench import __version__
 
 __all__ = ["parse"]
 
+_ATTRIBUTIONS = ("gradcam", "xgradcam", "input_x_gradient", "integrated_gradients", "uniform")
 _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exits with 2 on wrong usage, offering the closest flag or command."""
     parser = _build()
-    names = ("run", "sweep", "leaderboard", "show", "explain", "cost", "list", "data", "prefetch")
+    names = (
+        "run",
+        "sweep",
+        "leaderboard",
+        "show",
+        "explain",
+        "cost",
+        "list",
+        "data",
+        "prefetch",
+        "new",
+        "check-method",
+    )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         close = difflib.get_close_matches(arguments[0], names, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ";"
@@ -58,6 +71,8 @@ def _build() -> argparse.ArgumentParser:
     _list(commands)
     _data(commands)
     _prefetch(commands)
+    _new(commands)
+    _check_method(commands)
     return parser
 
 
@@ -97,6 +112,10 @@ def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
     )
     parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
     parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
+    parser.add_argument(
+        "--draws", default="all", choices=("all", "best"),
+        help="best: of settings with one label, only the one with the best mean validation score over seeds",
+    )  # fmt: skip
     parser.add_argument("--format", default="table", choices=("table", "markdown", "csv", "json"), help="how to print")
     parser.add_argument("--output", help="also write all rows to this Parquet file")
     _results(parser)
@@ -122,6 +141,10 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument("-o", "--output", default="masks.png", help="picture to write (default: %(default)s)")
     parser.add_argument("--count", type=int, default=12, metavar="N", help="images (default: %(default)s)")
     parser.add_argument("--select", choices=_RULES, help="rule whose weights are used (default: the run's first)")
+    parser.add_argument(
+        "--attribution", choices=_ATTRIBUTIONS,
+        help="also draw this map of the predicted class (default: gradcam for runs without a mask of their own)",
+    )  # fmt: skip
     _plugin(parser)
     _where(parser)
 
@@ -170,6 +193,33 @@ def _prefetch(commands) -> None:  # type: ignore[no-untyped-def]
         "spurbench prefetch convnext_tiny resnet50",
     )  # fmt: skip
     parser.add_argument("backbones", nargs="+", help="timm models, with or without a tag")
+
+
+def _new(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser("new", help="start a method of your own", description="Start something of your own.")
+    kinds = parser.add_subparsers(metavar="KIND", title="kinds", required=True)
+    method = _command(
+        kinds, "method", "write a method that conforms, and its test, to change into yours",
+        "spurbench new method my_method",
+        module="new",
+    )  # fmt: skip
+    method.add_argument("name", help="as on the command line")
+    method.add_argument("--to", default=".", metavar="DIR", help="folder to write to (default: this one)")
+
+
+def _check_method(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "check-method", "run the conformance suite on a method",
+        "spurbench check-method my_method.py",
+        module="check_method",
+    )  # fmt: skip
+    parser.add_argument("method", help="a Python file with METHOD or METHODS, or the name of a registered method")
+    parser.add_argument(
+        "--backbone", nargs="+", default=["minibirds_resnet", "test_convnext"], metavar="NAME",
+        help="timm models that take 64 px (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example method.tau=0.35")
+    _json(parser)
 
 
 def _what(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "evaluation_boxes",
     "evaluation_images",
     "evaluation_masks",
+    "frame_masks",
     "gather",
 ]
 
@@ -92,6 +93,13 @@ def evaluation_images(
 def evaluation_masks(masks_BRR: Tensor, config: InputConfig) -> Tensor:
     """The centre crop of masks (0 is background), bool [B, S, S]."""
     return _center(masks_BRR, config) != 0
+
+
+def frame_masks(masks_BSS: Tensor, config: InputConfig) -> Tensor:
+    """Masks of the centre crop put back to where it lies in the frame: bool [B, R, R], False around it."""
+    masks_BRR = masks_BSS.new_zeros((len(masks_BSS), config.resize, config.resize), dtype=torch.bool)
+    _center(masks_BRR, config).copy_(masks_BSS)
+    return masks_BRR
 
 
 def evaluation_boxes(boxes_BK4: Tensor, config: InputConfig) -> Tensor:

@@ -5,6 +5,7 @@ decodes nothing. Columns that a method did not declare are absent from the objec
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -134,6 +135,15 @@ class View:
         """The same view with the random streams of another phase and epoch."""
         changes = {"position": position, "epoch": epoch, "batch_size": batch_size or self.settings.batch_size}
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))  # type: ignore[arg-type]
+
+    def digest(self) -> str | None:
+        """A hash of which samples are drawn and how they are weighted; None where a method's own code decides."""
+        if self._sampler is not None or self._image_map is not None:
+            return None
+        digest = hashlib.sha256(self.split.encode())
+        for column in (self.index, self._weight, self._draw_weight):
+            digest.update(b"-" if column is None else column.numpy().tobytes() + str(column.dtype).encode())
+        return digest.hexdigest()
 
     def num_batches(self) -> int:
         """Batches of one pass; the last one may be smaller."""

@@ -1,14 +1,14 @@
 """Measuring a trained model: predictions joined with labels, groups and regions by sample index."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spurbench.attribution.gradcam import gradcam
-from spurbench.config import RunConfig
+from spurbench.attribution.registry import ATTRIBUTIONS
+from spurbench.config import AttributionName, RunConfig
 from spurbench.data.cache import Frames
 from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks, gather
 from spurbench.dataset import DatasetInfo
@@ -17,6 +17,7 @@ from spurbench.engine.stop import StopFlag
 from spurbench.errors import ConfigError
 from spurbench.method import BaseMethod
 from spurbench.metrics.epg import EPGValues, Resize, boxes_to_region, epg
+from spurbench.metrics.erasure import Erased, ErasureCounts, Fill, count_erasure, erasures
 from spurbench.metrics.group import GroupCounts, group_counts
 from spurbench.types import Prediction
 
@@ -48,9 +49,12 @@ class Measurement:
     confidence: Tensor
     """float32 [n], probability of the predicted class."""
     epg: dict[tuple[str, str], EPGValues] = field(default_factory=dict)
-    """Per image, by (source, region): source is mask, gradcam or stage0 (deepest) and so on; region mask or box."""
+    """Per image, by (source, region): source is mask, an attribution's name or stage0 (deepest) and so on; region
+    mask or box."""
     mask_density: float | None = None
     stage_density: tuple[float, ...] = ()
+    erasure: tuple[ErasureCounts, ...] = ()
+    """Every kind; empty for methods without a mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,7 @@ class Scorer:
         """Refuse before training what could not be measured after it.
 
         Raises:
-            ConfigError: the model takes no images of this size, or GradCAM does not fit it.
+            ConfigError: the model takes no images of this size, or an attribution does not fit it.
         """
         model.eval()
         frames = arrays.frames.images[:1].to(self.device)
@@ -100,15 +104,17 @@ class Scorer:
                 f"backbone {self.config.backbone.name} does not take images of {size} px: {error}; "
                 "choose its size with --set input.image_size=N --set input.resize=N"
             ) from error
-        if not (self.config.evaluation.gradcam and _Energies(self.config, arrays).has_regions):
+        if not _Energies(self.config, arrays).has_regions:
             return
-        try:
-            self._gradcam(model, images, arrays.y[:1])
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"GradCAM does not work with {self.config.method.name} on {self.config.backbone.name}: {error}; "
-                "leave it out with --set evaluation.gradcam=false"
-            ) from error
+        for name in self.config.evaluation.attributions:
+            try:
+                self._attribute(name, model, images, arrays.y[:1])
+            except (ValueError, RuntimeError) as error:
+                raise ConfigError(
+                    f"attribution {name} does not work with {self.config.method.name} on "
+                    f"{self.config.backbone.name}: {error}; leave it out with --set "
+                    f"evaluation.attributions=[{','.join(a for a in self.config.evaluation.attributions if a != name)}]"
+                ) from error
 
     @torch.inference_mode()
     def count(self, model: nn.Module, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts, list[float]]:
@@ -136,6 +142,7 @@ class Scorer:
         density: list[Tensor] = []
         stage_density: list[Tensor] = []
         energies = _Energies(self.config, arrays)
+        erasure = _Erasure()
         for positions, images in self.batches(arrays):
             stop.check()
             with torch.inference_mode():
@@ -147,12 +154,15 @@ class Scorer:
             if prediction.mask is not None:
                 energies.add("mask", prediction.mask, positions)
                 density.append(prediction.mask.float().mean(dim=(1, 2)).cpu())
+                if self.config.evaluation.erasure:
+                    with torch.inference_mode():
+                        erasure.add(lambda erased: self.predict(model, erased), images, prediction.mask)
             for level, mask in enumerate(prediction.stage_masks):
                 energies.add(f"stage{level}", mask, positions)
             if prediction.stage_masks:
                 stage_density.append(torch.stack([m.float().mean(dim=(1, 2)) for m in prediction.stage_masks], 1).cpu())
-            if self.config.evaluation.gradcam and energies.has_regions:
-                energies.add("gradcam", self._gradcam(model, images, arrays.y[positions]), positions)
+            for name in self.config.evaluation.attributions if energies.has_regions else ():
+                energies.add(name, self._attribute(name, model, images, arrays.y[positions]), positions)
             observer.progress(f"measuring {arrays.name}", int(positions[-1]) + 1, len(arrays.y), {})
         guess = torch.cat(predicted)
         groups, classes = self._counts(guess == arrays.y, arrays)
@@ -164,19 +174,19 @@ class Scorer:
             epg=energies.values(),
             mask_density=float(torch.cat(density).mean()) if density else None,
             stage_density=tuple(torch.cat(stage_density).mean(0).tolist()) if stage_density else (),
+            erasure=erasure.counts(guess, arrays, self.info.num_groups),
         )
 
-    def _gradcam(self, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    def _attribute(self, name: AttributionName, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
         """Maps [B, h, w] of the true class's logit, as Model-Guidance (arXiv 2303.11932) explains it."""
         with self.autocast():
-            maps, _ = gradcam(
+            return ATTRIBUTIONS[name].maps(
                 model,
                 self.method.cam_layer(model),
                 lambda inputs: self.method.evaluate(model, inputs).logits,
                 images,
                 y.to(self.device),
             )
-        return maps
 
     def _counts(self, right: Tensor, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts]:
         return (
@@ -198,8 +208,9 @@ class _Energies:
         return self.frames.masks is not None or self.frames.boxes is not None
 
     def add(self, source: str, maps_Bhw: Tensor, positions: Tensor) -> None:
-        """Maps of one batch; binary masks are enlarged by nearest neighbour, attributions bilinearly."""
-        resize: Resize = "bilinear" if source == "gradcam" else "nearest"
+        """Maps of one batch; masks are enlarged by nearest neighbour, attributions as they ask."""
+        attribution = ATTRIBUTIONS.get(source)
+        resize: Resize = "nearest" if attribution is None else attribution.resize
         for region, inside in self._regions(positions, maps_Bhw.device).items():
             self._values.setdefault((source, region), []).append(epg(maps_Bhw, inside, resize))
 
@@ -215,3 +226,32 @@ class _Energies:
             boxes = evaluation_boxes(self.frames.boxes[positions], self.config.input)
             regions["box"] = boxes_to_region(boxes.to(device), self.config.input.image_size)
         return regions
+
+
+class _Erasure:
+    """Predictions on erased images, batch by batch, in the split's order."""
+
+    def __init__(self) -> None:
+        self._guesses: dict[tuple[Erased, Fill], list[Tensor]] = {}
+        self._previous: Tensor | None = None
+
+    def add(self, predict: Callable[[Tensor], Prediction], images: Tensor, mask_Bhw: Tensor) -> None:
+        """One batch; the control has the mask of the sample before, across batches, so their size plays no part."""
+        before = mask_Bhw[:1] if self._previous is None else self._previous
+        others_Bhw = torch.cat([before, mask_Bhw[:-1]])
+        self._previous = mask_Bhw[-1:].clone()
+        for erased, fill, changed in erasures(images, mask_Bhw, others_Bhw):
+            guess = predict(changed).logits.argmax(1).cpu()
+            self._guesses.setdefault((erased, fill), []).append(guess)
+
+    def counts(self, whole: Tensor, arrays: SplitArrays, num_groups: int) -> tuple[ErasureCounts, ...]:
+        """Of all samples; ``whole`` holds the predictions without erasure, int64 [n]."""
+        groups = arrays.groups_or_classes()
+        found = []
+        for (erased, fill), batches in self._guesses.items():
+            guess = torch.cat(batches)
+            part = slice(1 if erased == "outside_control" else 0, None)  # the first sample had its own mask
+            found.append(
+                count_erasure(erased, fill, guess[part], whole[part], arrays.y[part], groups[part], num_groups)
+            )
+        return tuple(found)

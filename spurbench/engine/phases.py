@@ -19,6 +19,7 @@ from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.engine.observer import Observer
 from spurbench.engine.restore import weights_file
 from spurbench.engine.selection import best_epochs, default_rule, rules_for
+from spurbench.engine.sharing import Outcome, link_file, load_outcome, phase_key, publish_outcome
 from spurbench.engine.stop import StopFlag
 from spurbench.engine.training import Meter, PhaseState, make_optimizer, set_trainable, train_phase
 from spurbench.errors import AccessDenied, ConfigError, ResultConflict
@@ -47,6 +48,10 @@ class Trainer:
     config: RunConfig
     weights_path: Path | None
     folder: Path
+    shared: Path
+    """Folder of phases that several runs have in common."""
+    reuse: bool
+    """Whether a phase that another run trained may be taken over."""
     method: BaseMethod[Any]
     info: DatasetInfo
     fingerprint: str
@@ -60,13 +65,14 @@ class Trainer:
     """One per epoch of every phase."""
 
     def __post_init__(self) -> None:
+        self.inner_rules = rules_for(self.info, oracle=False, only_last=False)
+        self.phases = tuple(self.method.phases(self.config.train))
+        fitted_on_val = bool(self.method.access & (Access.VAL_LABELS | Access.VAL_GROUPS))
         self.rules = rules_for(
             self.info,
             oracle=self.config.evaluation.oracle,
-            only_last=self.method.only_last or bool(self.method.access & (Access.VAL_LABELS | Access.VAL_GROUPS)),
+            only_last=self.method.only_last or fitted_on_val or not self.phases[-1].epochs,
         )
-        self.inner_rules = rules_for(self.info, oracle=False, only_last=False)
-        self.phases = tuple(self.method.phases(self.config.train))
         self.task = self._describe_task()
         self.model, backbone = self._build()
         self.scorer = Scorer(
@@ -93,8 +99,12 @@ class Trainer:
             # What the call draws from the global stream must not depend on what ran before it.
             torch.manual_seed(seed_for(self.config.seed, "global", position))
             view = self.method.start_phase(phase, self.model, views, store)
-            state = self._enter(phase, optimizer_state) if inside is None else self._resume(phase, inside)
-            self._train(phase, position, view, state)
+            if inside is None:
+                state = self._enter(phase, optimizer_state)
+                self._train_or_take_over(phase, position, view, state)
+            else:
+                state = self._resume(phase, inside)
+                self._train(phase, position, view, state)
             self.seconds, self.images = self.seconds + state.seconds, self.images + state.images
             state.seconds, state.images = 0.0, 0
             save_tensors(self.state_path, self._snapshot(position + 1, state, begun=False))
@@ -103,14 +113,16 @@ class Trainer:
     def candidates(self) -> dict[str, Candidate]:
         """For every rule that this run offers, the chosen epoch of the last phase and its weights."""
         position = len(self.phases) - 1
-        if self.phases[position].epochs == 0:
-            path = self._weights_path(position, 0)
-            return {"last": Candidate(-1, None, path)}
         chosen = best_epochs(self._rows_of(position), self.rules)
         return {
             rule: Candidate(epoch, score, self._weights_path(position, epoch))
             for rule, (epoch, score) in chosen.items()
         }
+
+    def validation(self, candidate: Candidate) -> dict[str, float | None]:
+        """What the chosen epoch scored on validation, whichever rule chose it."""
+        (row,) = (row for row in self._rows_of(len(self.phases) - 1) if row["epoch"] == candidate.epoch)
+        return {name: row[name] for name in ("val_accuracy", "val_wga", "val_worst_class")}
 
     def load_candidate(self, candidate: Candidate) -> nn.Module:
         """The model with those weights."""
@@ -155,9 +167,52 @@ class Trainer:
         optimizer = make_optimizer(phase.optimizer, self.model) if phase.epochs else _no_optimizer()
         return PhaseState(model=self.model, optimizer=optimizer, meter=Meter(self.device))
 
+    def _train_or_take_over(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
+        """Train a phase from its start, unless a run with an equal one has left its outcome."""
+        key = phase_key(
+            self.config, self.method, phase, position, view, self.model,
+            fingerprint=self.fingerprint, device=self.device,
+        )  # fmt: skip
+        if key is None:
+            self._train(phase, position, view, state)
+            return
+        outcome = load_outcome(self.shared / key) if self.reuse else None
+        if outcome is not None:
+            self._take_over(phase, position, state, outcome)
+            return
+        self._train(phase, position, view, state)
+        rows = self._rows_of(position)
+        chosen = best_epochs(rows, self._rules_at(position))
+        publish_outcome(
+            self.shared / key,
+            Outcome(
+                model=self.model.state_dict(),
+                optimizer=state.optimizer.state_dict(),
+                rows=rows,
+                seconds=state.seconds,
+                images=state.images,
+                weights={epoch: self._weights_path(position, epoch) for epoch, _ in chosen.values()},
+            ),
+        )
+
+    def _take_over(self, phase: Phase, position: int, state: PhaseState, outcome: Outcome) -> None:
+        """Stand where training would have ended."""
+        self.model.load_state_dict(outcome.model)
+        state.optimizer.load_state_dict(outcome.optimizer)
+        state.seconds, state.images = outcome.seconds, outcome.images
+        state.epoch = phase.epochs
+        for epoch, path in outcome.weights.items():
+            link_file(path, self._weights_path(position, epoch))
+        for row in outcome.rows:
+            self._remember({**row, "phase": phase.name, "shared": True})
+        self.observer.note(f"phase {phase.name}: taken from a run with an equal one")
+
     def _train(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
         if phase.epochs == 0:
-            save_tensors(self._weights_path(position, 0), self.model.state_dict())
+            self._remember(
+                {"phase": phase.name, "epoch": -1, "position": position, "eligible": True, **self._validate("val")}
+            )
+            save_tensors(self._weights_path(position, -1), self.model.state_dict())
             return
         train_phase(
             self.config,
@@ -188,9 +243,16 @@ class Trainer:
         for path in (self.folder / "weights").glob(f"phase{position}_epoch*.pt"):
             if path not in {self._weights_path(position, epoch) for epoch in kept}:
                 path.unlink(missing_ok=True)
+        self._log(row)
+        self.observer.epoch(row)
+
+    def _remember(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._log(row)
+
+    def _log(self, row: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
-        self.observer.epoch(row)
 
     def _validate(self, split: str) -> dict[str, Any]:
         groups, classes, density = self.scorer.count(self.model, self.splits[split])

@@ -1,6 +1,7 @@
 """From measurements to the flat rows of a run's record."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from spurbench.config import RunConfig
@@ -85,6 +86,7 @@ def measured_row(
         **_epg_columns(result),
         "mask_density": result.mask_density,
         "stage_masks": _stage_columns(result),
+        "erasure": [asdict(counts) for counts in result.erasure] or None,
         "gmacs": cost.gmacs,
         "gmacs_backbone": plain_cost.gmacs,
         "params": cost.params,
@@ -114,7 +116,9 @@ def failed_record(config: RunConfig, error: str, machine: Mapping[str, Any]) -> 
 
 
 def _epg_columns(result: Measurement) -> dict[str, Any]:
-    """All sources and regions, and the headline: the method's own mask before GradCAM, exact mask before box."""
+    """All sources and regions, and the headline: the method's own mask, else the first attribution of the run's
+    options; the exact region before the box.
+    """
     summed = {key: values.sums() for key, values in result.epg.items()}
     every = [
         {
@@ -132,6 +136,7 @@ def _epg_columns(result: Measurement) -> dict[str, Any]:
     ]
     if not every:
         return {}
+    # Sources are in order of measurement, and the first of equals is taken.
     head = min(every, key=lambda entry: (entry["source"] != "mask", entry["region"] != "mask"))
     return {
         "epg": head["epg"],

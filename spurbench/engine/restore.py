@@ -18,17 +18,17 @@ __all__ = ["restore_model", "weights_file"]
 
 
 def weights_file(folder: Path, position: int, epoch: int) -> Path:
-    """Where a run keeps the weights after an epoch of a phase (0 for a phase without epochs)."""
-    return folder / "weights" / f"phase{position}_epoch{epoch:04d}.pt"
+    """Where a run keeps the weights after an epoch of a phase; a phase without epochs has epoch -1."""
+    return folder / "weights" / f"phase{position}_epoch{max(0, epoch):04d}.pt"
 
 
 def restore_model(
-    config: RunConfig, folder: Path, epoch: int | None, device: torch.device, plugins: tuple[Path, ...] = ()
+    config: RunConfig, folder: Path, epoch: int, device: torch.device, plugins: tuple[Path, ...] = ()
 ) -> tuple[BaseMethod[Any], nn.Module, tuple[float, ...], tuple[float, ...]]:
     """Method, model in evaluation mode, and the input normalization.
 
     Args:
-        epoch: of the last phase; -1 or None for a phase without epochs.
+        epoch: of the last phase; -1 for a phase without epochs.
 
     Raises:
         DataMissing: the weights of that epoch were not kept.
@@ -39,7 +39,6 @@ def restore_model(
     backbone: Backbone = build_backbone(BackboneConfig(name=config.backbone.name, weights="none"), None)
     model = method.build(backbone, task)
     position = len(method.phases(config.train)) - 1
-    epoch = max(0, epoch or 0)
     path = weights_file(folder, position, epoch)
     state = load_tensors(path)
     if state is None:

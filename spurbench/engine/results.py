@@ -47,7 +47,7 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
             cost=cost,
             plain_cost=plain_cost,
         )
-        rows.append(row)
+        rows.append({**row, **trainer.validation(candidate)})
     _write_table(trainer.folder / "epochs.parquet", trainer.rows)
     _write_table(trainer.folder / "predictions.parquet", _predictions(trainer, measured))
     machine = {

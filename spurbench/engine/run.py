@@ -189,6 +189,8 @@ def _train_and_evaluate(job: _Job, started: _Started) -> dict[str, Any]:
         config=config,
         weights_path=job.paths.weights_path,
         folder=job.folder,
+        shared=job.paths.results / "phases",
+        reuse=not job.force,
         method=method,
         info=dataset.info,
         fingerprint=dataset.fingerprint(),

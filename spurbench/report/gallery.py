@@ -1,4 +1,4 @@
-"""A contact sheet of what a finished run looks at: image, mask over it, mask alone, object, prediction."""
+"""A contact sheet of what finished runs look at: images, their objects, and the maps of every run over them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.config import RunConfig, RunPaths
+from spurbench.config import AttributionName, RunConfig, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.transforms import evaluation_images, evaluation_masks
 from spurbench.dataset import content_key
@@ -34,8 +34,8 @@ class Explained:
 
     pixels: Tensor
     """uint8 [S, S, 3], the model's input before normalization."""
-    map: Tensor
-    """float [S, S] in [0, 1]: the merged mask, or GradCAM scaled to its maximum."""
+    maps: dict[str, Tensor]
+    """float [S, S] in [0, 1] by source: the merged ``mask``, or an attribution scaled to its maximum."""
     stages: tuple[Tensor, ...]
     """Stage masks [S, S], deep to shallow; empty for methods without."""
     region: Tensor | None
@@ -84,22 +84,30 @@ def explain(
     *,
     count: int,
     rule: str | None,
+    attribution: AttributionName | None,
     device: torch.device,
     plugins: tuple[Path, ...] = (),
 ) -> ExplainedRun:
     """``count`` test images, taken in turn from every group, with what a finished run looks at.
 
+    That is the method's own mask, and ``attribution`` of the predicted class if one is named or there is no mask.
+
     Raises:
         DataMissing: the run is not finished, or its weights or data are not here.
     """
-    from spurbench.attribution.gradcam import gradcam
+    from spurbench.attribution.registry import ATTRIBUTIONS
     from spurbench.engine.restore import restore_model
 
     record = finished_record(folder)
     if record is None:
         raise DataMissing(f"run {folder.name} is not finished; finish it first with the command that began it")
     begun = read_json(folder / "config.json")
-    config = RunConfig(**begun["config"])
+    try:
+        config = RunConfig(**begun["config"])
+    except ValueError as error:  # options that were renamed since
+        raise DataMissing(
+            f"run {folder.name} was made by another version of spurbench; run it again to draw it"
+        ) from error
     if paths.data_root is None and paths.dataset_path is None:  # where the run itself found its data
         paths = paths.model_copy(update={name: value and Path(value) for name, value in begun.get("paths", {}).items()})
     plugins = plugins or tuple(Path(plugin) for plugin in begun.get("plugins", ()))
@@ -122,24 +130,32 @@ def explain(
     images = evaluation_images(frames.images[index], config.input, mean, std).to(device)
     with torch.inference_mode():
         prediction = method.evaluate(model, images)
-    if prediction.mask is None:
-        maps, _ = gradcam(
-            model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, images,
-            prediction.logits.argmax(1).clone(),
-        )  # fmt: skip
-        maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
-        mode = "bilinear"
-    else:
-        maps, mode = prediction.mask, "nearest"
     size = config.input.image_size
+    maps: dict[str, Tensor] = {}
+    if prediction.mask is not None:
+        maps["mask"] = _resize(prediction.mask, size, "nearest")
+    elif attribution is None:
+        attribution = "gradcam"
+    if attribution is not None:
+        chosen = ATTRIBUTIONS[attribution]
+        try:
+            seen = chosen.maps(
+                model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, images, None
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"attribution {attribution} does not work with run {folder.name}: {error}; choose another --attribution"
+            ) from error
+        maps[attribution] = _resize(seen / seen.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9), size, chosen.resize)
     zeros, ones = (0.0,) * 3, (1 / 255,) * 3
     pixels = (evaluation_images(frames.images[index], config.input, zeros, ones)).permute(0, 2, 3, 1).round().byte()
     regions = None if frames.masks is None else evaluation_masks(frames.masks[index], config.input)
+    stages = [_resize(mask, size, "nearest") for mask in prediction.stage_masks]
     items = [
         Explained(
             pixels=pixels[i],
-            map=_resize(maps[i], size, mode).cpu(),
-            stages=tuple(_resize(mask[i], size, "nearest").cpu() for mask in prediction.stage_masks),
+            maps={source: values[i] for source, values in maps.items()},
+            stages=tuple(masks[i] for masks in stages),
             region=None if regions is None else regions[i],
             truth=info.classes[int(split.y[index[i]])],
             predicted=info.classes[int(prediction.logits[i].argmax())],
@@ -151,7 +167,7 @@ def explain(
 
 
 def draw(runs: Sequence[ExplainedRun], path: Path) -> None:
-    """Write a PNG: the images, their objects, then a row per run with everything outside its mask darkened.
+    """Write a PNG: the images, their objects, then a row per run and map with everything outside it darkened.
 
     Wrong predictions are framed red.
 
@@ -170,8 +186,12 @@ def draw(runs: Sequence[ExplainedRun], path: Path) -> None:
     if objects:
         rows.append(("object", objects))
     for run in runs:
-        seen = [(_shade(item.pixels, item.map), item.predicted, item.predicted == item.truth) for item in run.items]
-        rows.append((run.label, seen))
+        for source in run.items[0].maps:
+            seen = [
+                (_shade(item.pixels, item.maps[source]), item.predicted, item.predicted == item.truth)
+                for item in run.items
+            ]
+            rows.append((f"{run.label}\n{source}", seen))
     label_width = 110
     sheet = Image.new("RGB", (label_width + len(first) * (_TILE + 4), len(rows) * (_TILE + _LINE + 4)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -200,6 +220,7 @@ def _shade(pixels: Tensor, seen: Tensor) -> Tensor:
     return (pixels.float() * weight).byte()
 
 
-def _resize(map_hw: Tensor, size: int, mode: str) -> Tensor:
+def _resize(maps_Bhw: Tensor, size: int, mode: str) -> Tensor:
+    """[B, S, S], on the CPU."""
     align: dict[str, Any] = {} if mode == "nearest" else {"align_corners": False}
-    return F.interpolate(map_hw[None, None].float(), size=(size, size), mode=mode, **align)[0, 0]
+    return F.interpolate(maps_Bhw[:, None].float(), size=(size, size), mode=mode, **align)[:, 0].cpu()

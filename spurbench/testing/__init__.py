@@ -9,7 +9,15 @@ Each check is a function whose docstring states the requirement; a failure names
 """
 
 from spurbench.testing.datasets import DATASET_CHECKS, OpenedTwice, check_dataset
-from spurbench.testing.methods import METHOD_CHECKS, check_method
+from spurbench.testing.methods import METHOD_CHECKS, check_method, method_outcomes
 from spurbench.testing.workbench import Workbench
 
-__all__ = ["DATASET_CHECKS", "METHOD_CHECKS", "OpenedTwice", "Workbench", "check_dataset", "check_method"]
+__all__ = [
+    "DATASET_CHECKS",
+    "METHOD_CHECKS",
+    "OpenedTwice",
+    "Workbench",
+    "check_dataset",
+    "check_method",
+    "method_outcomes",
+]

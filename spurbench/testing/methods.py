@@ -1,21 +1,21 @@
 """What every method must do."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spurbench.backbone import Backbone
-from spurbench.errors import AccessDenied
-from spurbench.method import BaseMethod
+from spurbench.errors import AccessDenied, SpurbenchError
+from spurbench.method import BaseMethod, MethodConfig
 from spurbench.rng import generator
-from spurbench.testing.requirements import broken, require
+from spurbench.testing.requirements import found, require, requirement_of
 from spurbench.testing.workbench import NUM_CLASSES, SAMPLES, Workbench, copy_state
 from spurbench.types import Access, Batch, Prediction
 
-__all__ = ["METHOD_CHECKS", "check_method"]
+__all__ = ["METHOD_CHECKS", "check_method", "method_outcomes"]
 
 
 def check_method(
@@ -30,15 +30,39 @@ def check_method(
         AssertionError: a requirement that does not hold, by name.
     """
     passed = []
+    for outcome in method_outcomes(cls, cls.Config(**options), backbones):
+        if outcome["error"] is not None:
+            raise AssertionError(
+                f"{cls.__name__} on {outcome['backbone']}: {outcome['requirement']}\n{outcome['error']}"
+            ) from outcome["cause"]
+        passed.append(f"{outcome['backbone']}: {outcome['check']}")
+    return passed
+
+
+def method_outcomes(
+    cls: type[BaseMethod[Any]], config: MethodConfig, backbones: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Run the checks one by one, whether or not those before hold.
+
+    Yields:
+        ``{backbone, check, requirement, error, cause}``; ``error`` is None where the requirement holds, and ``cause``
+        the exception behind it.
+    """
     for backbone in backbones:
         for check in METHOD_CHECKS:
+            outcome: dict[str, Any] = {
+                "backbone": backbone,
+                "check": check.__name__.lstrip("_"),
+                "requirement": requirement_of(check),
+                "error": None,
+                "cause": None,
+            }
             with torch.random.fork_rng(devices=[]):
                 try:
-                    check(Workbench.make(cls(cls.Config(**options)), backbone))
+                    check(Workbench.make(cls(config), backbone))
                 except Exception as error:
-                    raise broken(f"{cls.__name__} on {backbone}", check, error) from error
-            passed.append(f"{backbone}: {check.__name__.lstrip('_')}")
-    return passed
+                    outcome |= {"error": found(error), "cause": error}
+            yield outcome
 
 
 def _declares_itself(bench: Workbench) -> None:
@@ -143,6 +167,19 @@ def _resumes_exactly(bench: Workbench) -> None:
     _require_equal(bench.method.state_dict(), twin.method.state_dict(), "the resumed method's state differs")
 
 
+def _survives_empty_groups(bench: Workbench) -> None:
+    """Fully correlated training data, where groups are empty, are trained on or refused by name; never NaN."""
+    bench = bench.twin(correlated=True)
+    try:
+        bench.train(2)
+    except SpurbenchError as error:
+        require(str(error).strip(), "it refuses without saying why")
+        return
+    bad = [name for name, value in bench.model.state_dict().items() if not value.isfinite().all()]
+    require(not bad, f"after training on data with empty groups these are not finite: {bad}")
+    require(bench.predict(bench.images).logits.isfinite().all(), "logits are not finite")
+
+
 def _pickles(bench: Workbench) -> None:
     """The method and its options survive pickling, as launchers need."""
     copy = pickle.loads(pickle.dumps(bench.method))
@@ -195,6 +232,7 @@ METHOD_CHECKS: tuple[Callable[[Workbench], None], ...] = (
     _steps_with_gradients,
     _trains_reproducibly,
     _resumes_exactly,
+    _survives_empty_groups,
     _pickles,
     _exposes_head_and_features,
     _overfits,

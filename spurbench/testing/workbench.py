@@ -59,8 +59,12 @@ class Workbench:
     store: "_MemoryStore"
 
     @classmethod
-    def make(cls, method: BaseMethod[Any], backbone: str) -> "Workbench":
-        """Everything from fixed seeds."""
+    def make(cls, method: BaseMethod[Any], backbone: str, *, correlated: bool = False) -> "Workbench":
+        """Everything from fixed seeds.
+
+        Args:
+            correlated: whether class and attribute agree on every training image, so that two groups are empty.
+        """
         config = _config(method, backbone)
         task = TaskInfo(
             num_classes=NUM_CLASSES,
@@ -75,14 +79,16 @@ class Workbench:
             model = method.build(build_backbone(config.backbone, None), task)
         y = torch.arange(SAMPLES) % NUM_CLASSES
         group = 2 * y + (torch.arange(SAMPLES) // 2) % 2
-        views = Views(*(_view(name, y, group, method.access, config) for name in ("train", "val")))
+        groups = {"train": 3 * y if correlated else group, "val": group}
+        views = Views(*(_view(name, y, groups[name], method.access, config) for name in ("train", "val")))
         whole = views.train.at(position=0, epoch=0, batch_size=SAMPLES)
         images = next(whole.loader(shuffle=False, augment=False)).images
         return cls(method, model, views, config, images, copy_state(model.state_dict()), _MemoryStore({}))
 
-    def twin(self) -> "Workbench":
+    def twin(self, *, correlated: bool = False) -> "Workbench":
         """A new one of the same method."""
-        return Workbench.make(type(self.method)(self.method.config), self.config.backbone.name)
+        fresh = type(self.method)(self.method.config)
+        return Workbench.make(fresh, self.config.backbone.name, correlated=correlated)
 
     def train(self, epochs: int, *, interrupt: bool = False) -> None:
         """Every phase as the engine drives it, each with at most ``epochs`` epochs.

@@ -5,10 +5,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from PIL import Image
 
 from spurbench.cli import main
+from spurbench.config import AttributionName
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +31,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, err
 
 
-TINY = ("--set", "train.epochs=1", "--set", "evaluation.gradcam=false")
+TINY = ("--set", "train.epochs=1", "--set", "evaluation.attributions=[]", "--set", "evaluation.erasure=false")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,11 @@ TINY = ("--set", "train.epochs=1", "--set", "evaluation.gradcam=false")
         (["rnu"], ["did you mean 'run'?"]),
         (["leaderboard", "nowhere"], ["no finished runs"]),
         (["explain", "0123"], ["no run '0123'"]),
+        (["explain", "--attribution", "gradcm"], ["gradcm", "'gradcam'"]),
+        (
+            ["show", "--method", "erm", "--dataset", "minibirds100", "--set", "evaluation.attributions=[cam]"],
+            ["evaluation.attributions", "'gradcam'", "'uniform'"],
+        ),
         (["cost", "--method", "aim[7,30%]"], ["num_stages 7"]),
         (["cost", "--method", "aim", "--set", "train.epochs=3"], ["options of the method only"]),
         (["sweep", "none.yaml"], ["no sweep file"]),
@@ -121,9 +129,21 @@ def test_run_prints_one_document_and_is_not_repeated(capsys: pytest.CaptureFixtu
     frame = pd.read_parquet("all.parquet")
     assert sorted(frame["selection"]) == sorted(rows)
 
+    kinds = {(entry["erased"], entry["fill"]): entry for entry in row["erasure"]}
+    assert set(kinds) == {(e, f) for e in ("outside", "inside", "outside_control") for f in ("mean", "blur")}
+    for (erased, _), entry in kinds.items():
+        assert entry["n"] == row["n"] - (erased == "outside_control")
+        assert 0 <= min(entry["agree"], entry["correct"]) <= max(entry["agree"], entry["correct"]) <= entry["n"]
+
     code, out, _ = call(capsys, "explain", "-o", "masks.png", "--count", "4")
     assert code == 0
     assert Path("masks.png").read_bytes().startswith(b"\x89PNG")
+    for name in get_args(AttributionName):  # one more row of the same sheet
+        code, out, err = call(capsys, "explain", "-o", "more.png", "--count", "4", "--attribution", name)
+        assert code == 0, err
+        with Image.open("masks.png") as sheet, Image.open("more.png") as more:
+            assert more.width == sheet.width
+            assert more.height == sheet.height * 4 / 3
 
     code, out, _ = call(capsys, "run", "--algorithm", "AIM[2,0.35]", *arguments[3:])
     assert json.loads(out)["run_id"] == document["run_id"]

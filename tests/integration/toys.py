@@ -126,6 +126,7 @@ class Noisy(BaseMethod[MethodConfig]):
     def __init__(self, config: MethodConfig) -> None:
         super().__init__(config)
         self.average = torch.zeros(())
+        self.last = "no step yet"
 
     def training_step(self, model: nn.Module, batch: Batch, progress: Progress) -> StepOutput:
         self.last = f"{progress.phase} {progress.epoch}"
@@ -223,7 +224,47 @@ class LastOnly(Noisy):
     only_last = True
 
 
-METHODS = {"noisy": Noisy, "chain": Chain, "bad_loss": BadLoss, "bad_gradient": BadGradient, "last_only": LastOnly}
+class Refit(BaseMethod[MethodConfig]):
+    """Plain ERM, then another head: the first phase is any ERM's."""
+
+    only_last = True
+
+    def phases(self, train: TrainConfig) -> Sequence[Phase]:
+        return (*super().phases(train), Phase(name="refit", epochs=0, optimizer=train.optimizer))
+
+    def start_phase(self, phase: Phase, model: nn.Module, views: Views, store: ArtifactStore) -> View:
+        if phase.name == "refit":
+            best = store.candidate("val_accuracy")
+            with torch.no_grad():
+                self.head(model).weight += best["head.weight"]
+        return views.train
+
+
+class Continued(Refit):
+    """Plain ERM, then an epoch more with the optimizer as it stands."""
+
+    def phases(self, train: TrainConfig) -> Sequence[Phase]:
+        (first, _) = super().phases(train)
+        return (first, Phase(name="more", epochs=1, optimizer=train.optimizer, init="continue_with_optimizer"))
+
+
+class Weighted(BaseMethod[MethodConfig]):
+    """Plain steps on reweighted samples."""
+
+    def start_phase(self, phase: Phase, model: nn.Module, views: Views, store: ArtifactStore) -> View:
+        return views.train.reweight(1 + torch.arange(len(views.train)) % 3)
+
+
+METHODS = {
+    "noisy": Noisy,
+    "chain": Chain,
+    "bad_loss": BadLoss,
+    "bad_gradient": BadGradient,
+    "last_only": LastOnly,
+    "refit": Refit,
+    "continued": Continued,
+    "weighted": Weighted,
+}
 
 
 # -------------------------------------------------------------------------------------------- stopping inside a write

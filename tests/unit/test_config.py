@@ -127,7 +127,8 @@ CHANGED: dict[str, Any] = {
     "train.compile": True,
     "train.num_threads": 1,
     "evaluation.batch_size": 128,
-    "evaluation.gradcam": False,
+    "evaluation.attributions": ("uniform",),
+    "evaluation.erasure": False,
     "evaluation.oracle": True,
     "seed": 1,
 }
@@ -302,7 +303,7 @@ def test_bad_values_in_brackets_name_the_option(tau: str) -> None:
         ("train.optimizer.learning_rate", None, "head_lr"),
         ("train.optimizer.head-lrr", "head_lr", "weight_decay"),
         ("input.imagesize", "image_size", "crop_scale"),
-        ("evaluation.grad_cam", "gradcam", "oracle"),
+        ("evaluation.attribution", "attributions", "oracle"),
         ("backbone.weight", "weights", "name"),
     ],
 )
@@ -354,6 +355,9 @@ def test_unknown_keys_are_refused_at_every_level(config: RunConfig) -> None:
         ("input.image_size", 0),
         ("evaluation.batch_size", 0),
         ("evaluation.oracle", "perhaps"),
+        ("evaluation.erasure", "perhaps"),
+        ("evaluation.attributions", ["gradcam", "gradcam"]),
+        ("evaluation.attributions", 1),
         ("method.tau", 0.0),
         ("method.fusion", "mean"),
     ],
@@ -377,8 +381,8 @@ def test_several_mistakes_are_told_at_once() -> None:
 
 
 def test_unknown_names() -> None:
-    assert "unknown method 'amm'; did you mean 'aim'? available: aim, " in refusal("amm")
-    assert "unknown method 'zzzz'; available: aim, " in refusal("zzzz")
+    assert "unknown method 'amm'; did you mean 'aim'? available: afr, aim, " in refusal("amm")
+    assert "unknown method 'zzzz'; available: afr, aim, " in refusal("zzzz")
     assert "unknown dataset 'minibird100'; did you mean 'minibirds100'?" in refusal(dataset="minibird100")
     assert "unknown preset 'minibird'; did you mean 'minibirds'?" in refusal(preset="minibird")
     assert "unknown backbone 'resnet_18'; did you mean 'resnet18'?" in refusal(backbone="resnet_18")

@@ -1,6 +1,7 @@
 """The engine in this process: what it selects, writes, reuses and refuses."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +224,12 @@ class TestRows:
             guess = method.evaluate(model, (frames - scale[0]) / scale[1]).logits.argmax(1)
         assert guess.tolist() == [s["predicted"] for s in finished.predictions if s["epoch"] == 2]
 
+    def test_validation_scores_are_those_of_the_chosen_epoch(self, finished: Finished) -> None:
+        for row in finished.rows.values():
+            epoch = finished.epochs[row["selected_epoch"]]
+            for name in ("val_accuracy", "val_wga", "val_worst_class"):
+                assert row[name] == epoch[name]
+
     def test_every_epoch_is_measured_once(self, finished: Finished) -> None:
         chosen = {row["selected_epoch"] for row in finished.rows.values()}
         assert {sample["epoch"] for sample in finished.predictions} == chosen
@@ -425,7 +432,8 @@ class TestPhases:
         assert [(row["selection"], row["selected_epoch"]) for row in record["rows"]] == [("last", -1)]
         epochs = pq.read_table(bench.folder(config) / "epochs.parquet").to_pylist()
         assert [(row["position"], row["phase"], row["epoch"]) for row in epochs] == [
-            (position, name, epoch) for position, name in enumerate(("warm", "again", "more")) for epoch in (0, 1)
+            *((position, name, epoch) for position, name in enumerate(("warm", "again", "more")) for epoch in (0, 1)),
+            (3, "refit", -1),  # a phase without epochs is measured on validation once
         ]
         for row in epochs:
             for name in ("warm", "again", "more"):
@@ -471,6 +479,74 @@ class TestPhases:
         monkeypatch.setattr(phases._Store, "candidate", lambda store, _: original(store, rule))
         with pytest.raises(error, match=words):
             bench.run(bench.config("chain"))
+
+
+class TestSharing:
+    """Equal phases are trained once, and nothing but time tells."""
+
+    @pytest.mark.parametrize("method", ["refit", "continued"])
+    def test_taken_over_phase_gives_the_same_bits(self, bench: Bench, tmp_path: Path, method: str) -> None:
+        alone = Bench(tmp_path / "alone")
+        expected = alone.run(alone.config(method))
+        bench.run(bench.config("erm"))
+        observer = StopAfter(-1)
+        record = bench.run(bench.config(method), observer=observer)
+        assert any("taken from" in note for note in observer.notes)
+        assert record["rows"] == expected["rows"]
+        ours, theirs = (next((b.folder(b.config(method)) / "weights").iterdir()) for b in (bench, alone))
+        assert same(load_tensors(ours) or {}, load_tensors(theirs) or {})
+
+    def test_first_of_them_may_be_any_method(self, bench: Bench) -> None:
+        bench.run(bench.config("refit"))
+        observer = StopAfter(-1)
+        record = bench.run(bench.config("erm"), observer=observer)
+        assert any("taken from" in note for note in observer.notes)
+        assert {row["selection"] for row in record["rows"]} == {"val_wga", "val_worst_class", "val_accuracy", "last"}
+        assert record["machine"]["train_seconds"] > 0, "training time counts, whoever spent it"
+
+    @pytest.mark.parametrize("changes", [
+        {"seed": 1}, {"train__epochs": 2}, {"train__optimizer__lr": 2e-3}, {"train__batch_size": 8},
+        {"input__flip": False}, {"evaluation__oracle": True},
+    ])  # fmt: skip
+    def test_whatever_shapes_the_phase_keeps_it_apart(self, bench: Bench, changes: dict[str, Any]) -> None:
+        bench.run(bench.config("erm"))
+        observer = StopAfter(-1)
+        config = bench.config("refit", **{key: value for key, value in changes.items() if key != "seed"})
+        bench.run(config.model_copy(update={"seed": changes.get("seed", 0)}), observer=observer)
+        assert not any("taken from" in note for note in observer.notes)
+
+    @pytest.mark.parametrize("method", ["noisy", "weighted"])
+    def test_other_steps_and_other_weights_are_trained(self, bench: Bench, method: str) -> None:
+        bench.run(bench.config("erm"))
+        observer = StopAfter(-1)
+        bench.run(bench.config(method), observer=observer)
+        assert not any("taken from" in note for note in observer.notes)
+
+    def test_other_data_are_another_phase(self, bench: Bench) -> None:
+        bench.run(bench.config("erm"))
+        bench.edition.write_text("second")
+        observer = StopAfter(-1)
+        bench.run(bench.config("refit"), observer=observer)
+        assert not any("taken from" in note for note in observer.notes)
+
+    def test_force_trains_again(self, bench: Bench) -> None:
+        bench.run(bench.config("refit"))
+        observer = StopAfter(-1)
+        bench.run(bench.config("refit"), observer=observer, force=True)
+        assert not any("taken from" in note for note in observer.notes)
+
+    def test_damaged_outcome_is_not_used(self, bench: Bench) -> None:
+        bench.run(bench.config("erm"))
+        (outcome,) = (bench.paths.results / "phases").glob("*/outcome.pt")
+        outcome.write_bytes(b"half")
+        record = bench.run(bench.config("refit"))
+        assert record["status"] == "finished"
+
+    def test_phases_may_be_deleted(self, bench: Bench) -> None:
+        bench.run(bench.config("erm"))
+        shutil.rmtree(bench.paths.results / "phases")
+        assert bench.run(bench.config("refit"))["status"] == "finished"
+        assert bench.last_weights(bench.config("erm")), "the run's own files are its own"
 
 
 def test_number_of_threads_is_the_next_runs_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,14 @@ import pytest
 import timm
 import torch
 from pytorch_grad_cam import GradCAM as LibraryGradCAM
+from pytorch_grad_cam import XGradCAM as LibraryXGradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from spurbench.attribution.gradcam import gradcam
+from spurbench.attribution.gradcam import GradCAM, gradcam, xgradcam
+
+Explain = Callable[..., GradCAM]
 
 
 class Small(nn.Module):
@@ -50,11 +53,14 @@ def target() -> Tensor:
     return torch.tensor([0, 3, 1, 1, 2])
 
 
+@pytest.mark.parametrize(("explain", "library_class"), [(gradcam, LibraryGradCAM), (xgradcam, LibraryXGradCAM)])
 @pytest.mark.parametrize(
     ("name", "layer_name", "side"),
     [("resnet18", "layer4", 3), ("resnet18", "layer3", 6), ("convnext_pico", "stages.2", 6)],
 )
-def test_maps_match_pytorch_grad_cam(name: str, layer_name: str, side: int) -> None:
+def test_maps_match_pytorch_grad_cam(
+    name: str, layer_name: str, side: int, explain: Explain, library_class: type[LibraryGradCAM]
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = timm.create_model(name, pretrained=False, num_classes=7).eval()
@@ -62,10 +68,10 @@ def test_maps_match_pytorch_grad_cam(name: str, layer_name: str, side: int) -> N
     layer = model.get_submodule(layer_name)
     with torch.no_grad():
         target = model(images).argmax(dim=1)
-    with LibraryGradCAM(model, [layer]) as library:
+    with library_class(model, [layer]) as library:
         theirs = library(images, [ClassifierOutputTarget(c) for c in target.tolist()])
         their_logits = library.outputs.detach()
-    maps, logits = gradcam(model, layer, model, images, target)
+    maps, logits = explain(model, layer, model, images, target)
     assert torch.allclose(logits, their_logits, atol=1e-5)
     assert maps.shape == (3, side, side)
     assert (maps.flatten(1).amax(dim=1) > 0).all(), "a comparison of empty maps would say nothing"
@@ -74,17 +80,49 @@ def test_maps_match_pytorch_grad_cam(name: str, layer_name: str, side: int) -> N
     assert np.abs(scaled - theirs).max() < 1e-3
 
 
-def test_maps_match_the_equations(small: Small, images: Tensor, target: Tensor) -> None:
+def mean_of(gradient: Tensor, activation: Tensor) -> Tensor:
+    return gradient.sum() / gradient.numel()
+
+
+def mean_where_active(gradient: Tensor, activation: Tensor) -> Tensor:
+    return sum(g * a for g, a in zip(gradient.flatten(), activation.flatten(), strict=True)) / activation.sum()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("explain", "alpha"), [(gradcam, mean_of), (xgradcam, mean_where_active)])
+def test_maps_match_the_equations(
+    small: Small, images: Tensor, target: Tensor, explain: Explain, alpha: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     """One image at a time, with a graph written out by hand."""
-    maps, logits = gradcam(small, small.layer, small, images, target)
+    maps, logits = explain(small, small.layer, small, images, target)
     for i, c in enumerate(target.tolist()):
         activation = small.layer(small.below(images[i : i + 1]).relu()).detach().requires_grad_()
         score = small.head(small.norm(activation.relu()).mean(dim=(2, 3)))
         assert torch.allclose(score[0], logits[i], atol=1e-6)
         (gradient,) = torch.autograd.grad(score[0, c], activation)
-        alpha = gradient[0].sum(dim=(1, 2)) / gradient[0, 0].numel()
-        expected = sum(alpha[k] * activation[0, k].detach() for k in range(6))
+        values = activation[0].detach()
+        expected = sum(alpha(gradient[0, k], values[k]) * values[k] for k in range(6))
         assert torch.allclose(maps[i], torch.as_tensor(expected).clamp(min=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("explain", [gradcam, xgradcam])
+def test_the_predicted_class_is_explained_if_none_is_named(small: Small, images: Tensor, explain: Explain) -> None:
+    with torch.no_grad():
+        small.head.bias -= small(images).mean(0)  # so that images differ in their class
+    predicted = small(images).argmax(1).detach()
+    assert len(set(predicted.tolist())) > 1
+    named = explain(small, small.layer, small, images, predicted)
+    unnamed = explain(small, small.layer, small, images, None)
+    assert torch.equal(named.maps, unnamed.maps)
+    assert torch.equal(named.logits, unnamed.logits)
+
+
+def test_a_channel_that_is_off_gives_no_weight(small: Small, images: Tensor, target: Tensor) -> None:
+    with torch.no_grad():
+        small.layer.weight[2] = 0
+        small.layer.bias[2] = 0  # type: ignore[index]
+    maps = xgradcam(small, small.layer, small, images, target).maps
+    assert maps.isfinite().all()
+    assert maps.any()
 
 
 def test_images_do_not_mix(small: Small, images: Tensor, target: Tensor) -> None:

@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from spurbench.leaderboard import aggregate, collect, write_parquet
+from spurbench.leaderboard import aggregate, best_draws, collect, write_parquet
 
 
 def record(
@@ -93,3 +94,45 @@ def test_parquet_holds_what_the_records_say(tmp_path: Path) -> None:
     for before, after in zip(rows, again.rows, strict=True):
         assert {key: value for key, value in after.items() if value is not None} == before
     assert aggregate(again.rows, "val_wga") == aggregate(rows, "val_wga")
+
+
+def with_options(run_id: str, seed: int, val: float, wga: float, **options: Any) -> dict[str, Any]:
+    document = record(run_id, seed=seed, wga=wga)
+    config = {"method": {"name": "aim", "config": {"tau": 0.25, **options}}, "seed": seed}
+    for row in document["rows"]:
+        row |= {"config_json": json.dumps(config), "val_wga": val, "val_accuracy": 1 - val}
+    return document
+
+
+def test_best_draw_is_chosen_by_validation_and_not_by_test(tmp_path: Path) -> None:
+    save(
+        tmp_path,
+        *(with_options(f"a{seed}", seed, val=0.8, wga=0.3, width=1) for seed in range(2)),
+        *(with_options(f"b{seed}", seed, val=0.7, wga=0.9, width=2) for seed in range(2)),
+        with_options("c0", 0, val=1.0, wga=1.0, width=3),  # not all seeds yet
+    )
+    rows = collect([tmp_path]).rows
+    (line,) = best_draws(aggregate(rows, "val_wga"), "val_wga")
+    assert (line["options"]["width"], line["n_draws"]) == (1, 2)
+    (line,) = best_draws(aggregate(rows, "last"), "last")  # by plain accuracy on validation
+    assert line["options"]["width"] == 2
+
+
+def test_method_with_its_own_final_model_stands_in_every_table_but_the_oracles(tmp_path: Path) -> None:
+    document = record("a", seed=0, wga=0.6)
+    document["rows"] = document["rows"][1:]
+    save(tmp_path, document, record("b", seed=0, wga=0.4, tau=0.5))
+    rows = collect([tmp_path]).rows
+    assert [line["selection"] for line in aggregate(rows, "val_wga")] == ["val_wga", "last"]
+    assert aggregate(rows, "oracle_test_wga") == []
+
+
+def test_tables_of_the_first_schema_are_read_with_nulls(tmp_path: Path) -> None:
+    rows = collect([save(tmp_path, record("a", seed=0, wga=0.5))]).rows
+    write_parquet(rows, tmp_path / "new.parquet")
+    added = ["erasure", "val_accuracy", "val_wga", "val_worst_class"]
+    pq.write_table(pq.read_table(tmp_path / "new.parquet").drop_columns(added), tmp_path / "old.parquet")
+    old, new = (collect([tmp_path / f"{name}.parquet"]) for name in ("old", "new"))
+    assert old.damaged == []
+    assert old.rows == new.rows
+    assert {row[name] for row in old.rows for name in added} == {None}

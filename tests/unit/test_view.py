@@ -444,7 +444,7 @@ def run_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[S
         Spy.calls.clear()
         Spy.tensors = 0
         request = RunRequest(
-            method=cls.__name__.lower(), dataset="toy", weights="none", overrides={"evaluation.gradcam": False}
+            method=cls.__name__.lower(), dataset="toy", weights="none", overrides={"evaluation.attributions": []}
         )
         config, paths = resolve_run(request, RunPaths(results=tmp_path / cls.__name__, cache=tmp_path / "cache"))
         assert run_one(config, paths, device="cpu") is not None

@@ -1,0 +1,1 @@
+"""Files that ``spurbench new`` writes; ``__NAME__`` and ``__CLASS__`` are filled in."""
