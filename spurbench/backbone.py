@@ -1,8 +1,10 @@
 """Any timm model as a trunk: its stages as NCHW maps, and what its own classifier would read."""
 
 import copy
+import math
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,25 @@ __all__ = ["Backbone", "build_backbone", "check_backbone", "describe_backbone", 
 
 _RETRIES_NOTE = "run `spurbench prefetch {name}` where there is a network, or choose --weights none or --weights FILE"
 
+NUM_QUARTERS = 4
+"""Stages of a trunk that has one stride: as many as the hierarchical ones have."""
+
 
 class Backbone(nn.Module):
     """A timm trunk without classifier; nothing in it is written per architecture.
+
+    Two forms of trunk are told apart by what they offer:
+
+    * maps of several strides, channels first or last (CNNs, Swin): each of timm's feature maps is a stage;
+    * one stride throughout (plain ViT): timm lists every block, and four stages are read at the quarters of the depth.
+      Each is the grid of patch tokens after the trunk's final norm. Class and register tokens are left out: they
+      carry what they gathered from the whole image, whatever a mask over patches says.
 
     Attributes:
         channels: channels of each stage, shallow to deep.
         reductions: input pixels per feature position of each stage.
         num_features: length of the vector that the model's own classifier reads.
+        image_size: the only side in pixels that the trunk takes, or None.
         mean, std: input normalization that the weights expect.
     """
 
@@ -30,15 +43,25 @@ class Backbone(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.name = name
-        info = list(trunk.feature_info)  # type: ignore[arg-type]
-        self.channels: tuple[int, ...] = tuple(int(entry["num_chs"]) for entry in info)
-        self.reductions: tuple[int, ...] = tuple(int(entry["reduction"]) for entry in info)
+        info: list[dict[str, Any]] = list(trunk.feature_info)  # type: ignore[arg-type]
+        self._one_stride = len(info) > NUM_QUARTERS and len({entry["reduction"] for entry in info}) == 1
+        self._entries = _quarters(len(info)) if self._one_stride else list(range(len(info)))
+        self.channels: tuple[int, ...] = tuple(int(info[entry]["num_chs"]) for entry in self._entries)
+        self.reductions: tuple[int, ...] = tuple(int(info[entry]["reduction"]) for entry in self._entries)
         self.last_map = nn.Identity()
-        """Sees the map [B, C, h, w] that is pooled for the classifier: the place for GradCAM."""
+        """Sees a map [B, C, h, w] on its way to the classifier: the place for GradCAM.
+
+        Where the trunk ends in a map, it is that map, after a final norm if there is one. In a ViT it is the grid of
+        patch tokens that enter the last attention (``blocks[-1].norm1``): a class token reads no patch after it.
+        """
         self._channels_last = str(getattr(trunk, "output_fmt", "NCHW")) == "NHWC"
-        pretrained = trunk.pretrained_cfg
-        self.mean: tuple[float, ...] = tuple(pretrained["mean"])  # type: ignore[index]
-        self.std: tuple[float, ...] = tuple(pretrained["std"])  # type: ignore[index]
+        self._awaited_grid: tuple[int, int] | None = None
+        if (norm := _last_norm_before_mixing(trunk)) is not None and not self._channels_last:
+            norm.register_forward_hook(self._see_tokens)
+        pretrained: Any = trunk.pretrained_cfg
+        self.image_size: int | None = int(pretrained["input_size"][-1]) if _is_fixed_size(trunk) else None
+        self.mean: tuple[float, ...] = tuple(pretrained["mean"])
+        self.std: tuple[float, ...] = tuple(pretrained["std"])
         self.num_features: int = int(trunk.head_hidden_size)  # type: ignore[arg-type]
 
     @property
@@ -49,22 +72,63 @@ class Backbone(nn.Module):
     def stages(self, images: Tensor, count: int) -> list[Tensor]:
         """Outputs of the ``count`` deepest stages, shallow to deep, each [B, C_l, h_l, w_l].
 
-        The last one carries no final norm: it is the raw stage output, as in timm's ``features_only``.
+        Raw stage outputs, without the final norm, as in timm's ``features_only``; except where the trunk has one
+        stride: there each goes through the final norm, because the scale of a residual stream grows with depth.
+
+        Raises:
+            ConfigError: images of a size that the trunk does not take.
         """
-        indices = list(range(self.num_stages - count, self.num_stages))
+        self.require_image_size(images.shape[-1])
         maps: list[Tensor] = self.trunk.forward_intermediates(  # type: ignore[operator]
-            images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True
+            images, indices=self._entries[-count:], norm=False, output_fmt="NCHW", intermediates_only=True
         )
+        if self._one_stride and (norm := _final_norm(self.trunk)) is not None:
+            maps = [norm(stage.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for stage in maps]
         return maps
 
     def pooled(self, images: Tensor) -> Tensor:
-        """[B, num_features]: what the model's own classifier reads."""
+        """[B, num_features]: what the model's own classifier reads.
+
+        Raises:
+            ConfigError: images of a size that the trunk does not take, or a trunk whose features are no map.
+        """
+        height, width = images.shape[-2:]
+        self.require_image_size(width)
+        self._awaited_grid = height // self.reductions[-1], width // self.reductions[-1]
         features = self.trunk.forward_features(images)  # type: ignore[operator]
-        if self._channels_last:  # Swin and its kin
-            features = self.last_map(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        else:
-            features = self.last_map(features)
+        if self._awaited_grid is not None:  # not seen inside the trunk
+            features = self._see_output(features)
         return self.trunk.forward_head(features, pre_logits=True)  # type: ignore[operator, no-any-return]
+
+    def _see_tokens(self, module: nn.Module, args: Any, tokens_BNC: Tensor) -> Tensor | None:
+        """Hook: send the patch tokens through ``last_map`` as a map, past the tokens that precede them."""
+        if self._awaited_grid is None or tokens_BNC.ndim != 3:
+            return None
+        height, width = self._awaited_grid
+        num_others = tokens_BNC.shape[1] - height * width
+        if num_others < 0:
+            return None
+        self._awaited_grid = None
+        others, patches = tokens_BNC.split([num_others, height * width], dim=1)
+        map_BChw = self.last_map(patches.transpose(1, 2).unflatten(2, (height, width)))
+        return torch.cat([others, map_BChw.flatten(2).transpose(1, 2)], dim=1)
+
+    def _see_output(self, features: Any) -> Tensor:
+        """Send the trunk's output through ``last_map``, whatever its layout."""
+        self._awaited_grid = None
+        shape = tuple(features.shape[1:]) if isinstance(features, Tensor) else ()
+        if len(shape) == 3:
+            if self._channels_last:
+                return self.last_map(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+            return self.last_map(features)  # type: ignore[no-any-return]
+        side = math.isqrt(shape[0]) if len(shape) == 2 else 0
+        if side < 2 or side**2 != shape[0]:
+            raise ConfigError(
+                f"backbone {self.name} ends in features {shape or 'of several shapes'}, which are no map that GradCAM "
+                "could explain; choose a convolutional network, Swin or a ViT"
+            )
+        map_BChw = self.last_map(features.transpose(1, 2).unflatten(2, (side, side)))
+        return map_BChw.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
     def compile_trunk(self) -> None:
         """Send both passes through ``torch.compile``; weights and names stay as they are."""
@@ -82,6 +146,48 @@ class Backbone(nn.Module):
                 f"num_stages {count} is impossible with backbone {self.name}: it has {self.num_stages} stages "
                 f"(channels {', '.join(map(str, self.channels))}); choose 1 to {self.num_stages}"
             )
+
+    def require_image_size(self, size: int) -> None:
+        """Refuse images of a size that the trunk does not take; ``size`` is their side in pixels."""
+        if self.image_size not in (None, size):
+            raise ConfigError(
+                f"backbone {self.name} takes {self.image_size} px images only (its positions or windows are made for "
+                f"that size), got {size}; set input.image_size={self.image_size} and input.resize to at least that"
+            )
+        if self._one_stride and size % self.reductions[-1]:
+            raise ConfigError(
+                f"backbone {self.name} cuts images into patches of {self.reductions[-1]} px; input.image_size {size} "
+                "is no multiple of it"
+            )
+
+
+def _quarters(depth: int) -> list[int]:
+    """The blocks that end the four quarters of a trunk's depth."""
+    return [math.ceil(quarter * depth / NUM_QUARTERS) - 1 for quarter in range(1, NUM_QUARTERS + 1)]
+
+
+def _final_norm(trunk: nn.Module) -> nn.Module | None:
+    """The norm of the last tokens; timm calls it ``fc_norm`` where it follows average pooling."""
+    for name in ("norm", "fc_norm"):
+        norm = getattr(trunk, name, None)
+        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+            return norm
+    return None
+
+
+def _last_norm_before_mixing(trunk: nn.Module) -> nn.Module | None:
+    """The first norm of a ViT's last block, or None in other trunks."""
+    blocks = getattr(trunk, "blocks", None)
+    if not hasattr(trunk, "num_prefix_tokens") or not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        return None
+    norms = (getattr(blocks[-1], name, None) for name in ("norm1", "in_norm"))
+    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+
+def _is_fixed_size(trunk: nn.Module) -> bool:
+    pretrained: Any = trunk.pretrained_cfg
+    fixed = getattr(getattr(trunk, "patch_embed", None), "strict_img_size", pretrained.get("fixed_input_size", False))
+    return bool(fixed) and not getattr(trunk, "dynamic_img_size", False)
 
 
 def check_backbone(name: str) -> None:

@@ -68,7 +68,7 @@ def put_into_hub(store: Path, repository: str, source: Path, file: str = "model.
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [*((name, 64) for name in SMALL), ("test_efficientnet", 64), ("test_vit", 160)]
+    ("name", "size"), [*((name, 64) for name in SMALL), ("test_efficientnet", 64), ("swin_tiny_patch4_window7_224", 224)]
 )
 def test_stages_are_timms_features(name: str, size: int) -> None:
     trunk = build(name).eval()
@@ -177,8 +177,8 @@ def test_none() -> None:
 
 def test_shipped_weights_are_their_content() -> None:
     identity, path = resolve_weights("minibirds_resnet", "default")
-    assert path == zoo.WEIGHTS
-    assert identity == f"sha256:{hash_file(zoo.WEIGHTS)}"
+    assert path == zoo.WEIGHTS["minibirds_resnet"]
+    assert identity == f"sha256:{hash_file(path)}"
     trunk = build("minibirds_resnet", identity, path)
     whole = timm.create_model("minibirds_resnet", pretrained=True)
     shared = trunk.trunk.state_dict()
@@ -283,4 +283,4 @@ def test_files_that_are_gone_or_changed(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match=r"no weights file at"):
         build("minibirds_resnet", f"sha256:{'0' * 64}", tmp_path / "nothing.pth")
     with pytest.raises(DataError, match="has changed"):
-        build("minibirds_resnet", f"sha256:{'0' * 64}", zoo.WEIGHTS)
+        build("minibirds_resnet", f"sha256:{'0' * 64}", zoo.WEIGHTS["minibirds_resnet"])
