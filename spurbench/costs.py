@@ -1,14 +1,15 @@
 """What a method costs over its backbone, without data or weights."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from spurbench.backbone import build_backbone, check_backbone
-from spurbench.config import BackboneConfig, TrainConfig
+from spurbench.backbone import check_backbone, describe_backbone
+from spurbench.config import TrainConfig
 from spurbench.errors import ConfigError
 from spurbench.method import BaseMethod, TaskInfo
 from spurbench.metrics.cost import Cost, cost
@@ -61,15 +62,19 @@ def model_costs(method: BaseMethod[Any], backbone: str, image_size: int, num_cla
         train=TrainConfig(),
     )
 
-    def build(make: Any) -> nn.Module:
-        with torch.device("meta"):
-            trunk = build_backbone(BackboneConfig(name=backbone, weights="none"), None)
-            model: nn.Module = make(trunk)
-        return model
+    with torch.device("meta"):
+        ours = method.build(describe_backbone(backbone).copy(), task)
+    plain = _plain_costs(backbone, image_size, num_classes)
+    if type(ours) is Classifier:
+        return plain, plain
+    return cost(ours, _forward, image_size), plain
 
-    ours = build(lambda trunk: method.build(trunk, task))
-    plain = build(lambda trunk: Classifier(trunk, num_classes))
-    return cost(ours, _forward, image_size), cost(plain, _forward, image_size)
+
+@cache
+def _plain_costs(backbone: str, image_size: int, num_classes: int) -> Cost:
+    with torch.device("meta"):
+        plain = Classifier(describe_backbone(backbone).copy(), num_classes)
+    return cost(plain, _forward, image_size)
 
 
 def _forward(model: nn.Module, images: Any) -> Any:

@@ -8,6 +8,10 @@ from spurbench.cli.common import plugins_of, print_json
 from spurbench.cli.render import print_table
 
 
+_COSTS_ON = "convnext_tiny"
+"""Backbone of the overheads that are listed."""
+
+
 def execute(options: argparse.Namespace) -> int:
     """Collect, filter, print."""
     collect = {"methods": _methods, "datasets": _datasets, "backbones": _backbones, "presets": _presets}[options.what]
@@ -17,7 +21,7 @@ def execute(options: argparse.Namespace) -> int:
     elif items:
         header = list(items[0])
         lines = [[_text(item[key]) for key in header] for item in items]
-        print_table(options.what, header, lines, drop=("origin", "license", "brackets", "boxes", "masks", "version"))
+        print_table(options.what, header, lines, drop=("origin", "license", "brackets", "overhead_params", "boxes", "masks", "version"))
     else:
         print(f"no {options.what} with '{options.filter}' in the name", file=sys.stderr)
     return 0
@@ -25,21 +29,35 @@ def execute(options: argparse.Namespace) -> int:
 
 def _methods(options: argparse.Namespace) -> list[dict[str, Any]]:
     from spurbench.config import TrainConfig
+    from spurbench.costs import model_costs
+    from spurbench.method import BaseMethod
     from spurbench.registry import load_registry
 
     registry = load_registry("methods", plugins_of(options))
     _tell_broken(registry.broken)
-    return [
-        {
-            "name": name,
-            "paper": entry.value.paper,
-            "access": entry.value.access.names(),
-            "phases": [phase.name for phase in entry.value(entry.value.Config()).phases(TrainConfig())],
-            "brackets": list(entry.value.Config.positional),
-            "origin": entry.origin,
-        }
-        for name, entry in sorted(registry.entries.items())
-    ]
+    print(f"overheads at 224 px over {_COSTS_ON} with 1000 classes (others: spurbench cost) ...", file=sys.stderr)
+    items = []
+    for name, entry in sorted(registry.entries.items()):
+        if options.filter.lower() not in name:
+            continue
+        method = entry.value(entry.value.Config())
+        extra = {"gmacs": 0.0, "params": 0}
+        if type(method).build is not BaseMethod.build:  # maybe another model than backbone and head
+            ours, plain = model_costs(method, _COSTS_ON, 224, 1000)
+            extra = {"gmacs": ours.gmacs - plain.gmacs, "params": ours.params - plain.params}
+        items.append(
+            {
+                "name": name,
+                "paper": entry.value.paper,
+                "access": entry.value.access.names(),
+                "phases": [f"{phase.name} ({phase.epochs})" for phase in method.phases(TrainConfig())],
+                "overhead_gmacs": round(extra["gmacs"], 3),
+                "overhead_params": extra["params"],
+                "brackets": list(entry.value.Config.positional),
+                "origin": entry.origin,
+            }
+        )
+    return items
 
 
 def _datasets(options: argparse.Namespace) -> list[dict[str, Any]]:

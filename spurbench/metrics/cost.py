@@ -3,7 +3,7 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -22,9 +22,11 @@ class Cost:
     """Of one forward pass, batch 1, float32, evaluation mode."""
 
     gmacs: float
-    """1e9 multiply-adds of convolutions and matrix products; papers on vision models call these GFLOPs."""
+    """1e9 multiply-adds of convolutions and matrix products, attention's two included; papers on vision models call
+    these GFLOPs."""
     params: int
-    """Number of parameters, trainable or not; a shared one counts once."""
+    """Number of parameters, trainable or not; a shared one counts once, a module that is marked with
+    ``only_for_training = True`` does not count."""
 
 
 def cost(
@@ -56,7 +58,7 @@ def cost(
     # Attention as two matrix products: the counter does not know every fused kernel, such as the one on CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         forward(twin, images)
-    params = sum(parameter.numel() for parameter in model.parameters())
+    params = sum({id(parameter): parameter.numel() for parameter in _kept(model)}.values())
     return Cost(gmacs=counter.get_total_flops() / 2 / 1e9, params=params)
 
 
@@ -86,6 +88,14 @@ def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:
         )
         memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
     return copy.deepcopy(model, memo)
+
+
+def _kept(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of what a prediction needs."""
+    if not getattr(module, "only_for_training", False):
+        yield from module.parameters(recurse=False)
+        for child in module.children():
+            yield from _kept(child)
 
 
 def _timed(fn: Callable[[Tensor], Any], images: Tensor, num_calls: int) -> float:

@@ -180,6 +180,9 @@ class Workbench:
         self.method.load_state_dict(saved["method"])
         torch.manual_seed(seed_for(0, "global", position))
         view = self.method.start_phase(phase, self.model, self.views, self.store)
+        # Again, as the engine does: what the start has just changed belongs before the first epoch.
+        self.model.load_state_dict(saved["model"])
+        self.method.load_state_dict(saved["method"])
         set_trainable(self.method, self.model, phase)
         optimizer = make_optimizer(phase.optimizer, self.model)
         _load_optimizer(optimizer, saved["optimizer"])
