@@ -10,7 +10,7 @@ import pytest
 from spurbench.cli import main
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md", "docs/add_a_method.md"]
 
 
 def commands() -> list[list[str]]:
