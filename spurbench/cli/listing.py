@@ -7,7 +7,6 @@ from typing import Any
 from spurbench.cli.common import plugins_of, print_json
 from spurbench.cli.render import print_table
 
-
 _COSTS_ON = "convnext_tiny"
 """Backbone of the overheads that are listed."""
 

@@ -25,7 +25,7 @@ from spurbench.engine.provenance import git_state, now_utc, versions_json
 from spurbench.engine.record import failed_record
 from spurbench.engine.results import evaluate_candidates
 from spurbench.engine.stop import Interrupted, StopFlag, stop_on_signals
-from spurbench.errors import AccessDenied, ConfigError, ResultConflict, RunFailed, SpurbenchError
+from spurbench.errors import ConfigError, ResultConflict, RunFailed, SpurbenchError
 from spurbench.io import read_json, remove_leftovers, write_json
 from spurbench.lease import Lease, owner_of
 from spurbench.method import Views
@@ -100,7 +100,8 @@ def run_one(
         if record is not None and not force:
             return _reused(job, record)
         # What the user has to mend is found before anything is written.
-        open_dataset(config, paths, plugins)
+        dataset = open_dataset(config, paths, plugins)
+        _check_access(job, dataset)
         require_weights(config.backbone)
         lease = _take_lease(job, wait)
         if lease is None:
@@ -111,7 +112,7 @@ def run_one(
                 return _reused(job, record)
             if force:
                 _forget(job.folder)
-            record = _work(job)
+            record = _work(job, dataset)
             stop.check()  # a signal that came too late to stop this run still has to stop whatever would follow
             return record
 
@@ -141,13 +142,13 @@ def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) 
     return opened
 
 
-def _work(job: _Job) -> dict[str, Any]:
+def _work(job: _Job, dataset: Dataset) -> dict[str, Any]:
     started = _Started(attempts=1, started_at=now_utc())
     try:
         remove_leftovers(job.folder)
         started = _start(job)
         with _threads(job):
-            record = _train_and_evaluate(job, started)
+            record = _train_and_evaluate(job, dataset, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -177,13 +178,11 @@ def _start(job: _Job) -> _Started:
     return started
 
 
-def _train_and_evaluate(job: _Job, started: _Started) -> dict[str, Any]:
+def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[str, Any]:
     config, device = job.config, job.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method = make_method(config, job.plugins)
-    dataset = open_dataset(config, job.paths, job.plugins)
-    _check_access(method.access, dataset, job.config.method.name)
     splits = {name: _load_split(job, dataset, name) for name in ("train", "val", "test")}
     trainer = Trainer(
         config=config,
@@ -264,16 +263,23 @@ def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
     return SplitArrays(name=name, frames=frames, y=split.y, group=split.group)
 
 
-def _check_access(access: Access, dataset: Dataset, method: str) -> None:
-    """Refuse before training what the dataset cannot give."""
-    info = dataset.info
-    wants_groups = bool(access & (Access.TRAIN_GROUPS | Access.VAL_GROUPS))
-    if wants_groups and info.attributes is None:
-        raise AccessDenied(
-            f"method {method} needs group labels, and {info.name} has no attribute; use a method without"
+def _check_access(job: _Job, dataset: Dataset) -> None:
+    """Refuse what the dataset cannot give, and name methods that do without."""
+    info, name = dataset.info, job.config.method.name
+    registry = load_registry("methods", job.plugins)
+    lacking = Access.NONE
+    if info.attributes is None:
+        lacking |= Access.TRAIN_GROUPS | Access.VAL_GROUPS
+    if not info.has_masks:
+        lacking |= Access.REGIONS
+    missing = registry.get(name).value.access & lacking
+    if missing:
+        what = "object masks" if missing == Access.REGIONS else "group labels"
+        others = sorted(other for other, entry in registry.entries.items() if not entry.value.access & lacking)
+        raise ConfigError(
+            f"method {name} needs {what} ({missing.names()}), and {info.name} has none; "
+            f"methods that do without: {', '.join(others)}"
         )
-    if Access.REGIONS in access and not info.has_masks:
-        raise AccessDenied(f"method {method} needs object masks, and {info.name} has none; use a method without")
 
 
 def _take_lease(job: _Job, wait: bool) -> Lease | None:

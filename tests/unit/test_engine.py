@@ -549,6 +549,15 @@ class TestSharing:
         assert bench.last_weights(bench.config("erm")), "the run's own files are its own"
 
 
+@pytest.mark.parametrize("method", ["groupdro", "dfr", "lisa"])
+def test_labels_that_the_data_lack_are_refused_before_anything_is_written(bench: Bench, method: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"method {method} needs group labels .*toys_plain has none; .*do without: .*erm"
+    ):
+        bench.run(bench.config(method, dataset="toys_plain"))
+    assert not bench.paths.results.exists()
+
+
 def test_number_of_threads_is_the_next_runs_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     before = torch.get_num_threads()
