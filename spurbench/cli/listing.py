@@ -11,6 +11,9 @@ _COSTS_ON = "convnext_tiny"
 """Backbone of the overheads that are listed."""
 
 
+_DROP = ("origin", "license", "brackets", "overhead_params", "boxes", "masks", "version")
+
+
 def execute(options: argparse.Namespace) -> int:
     """Collect, filter, print."""
     collect = {"methods": _methods, "datasets": _datasets, "backbones": _backbones, "presets": _presets}[options.what]
@@ -20,7 +23,7 @@ def execute(options: argparse.Namespace) -> int:
     elif items:
         header = list(items[0])
         lines = [[_text(item[key]) for key in header] for item in items]
-        print_table(options.what, header, lines, drop=("origin", "license", "brackets", "overhead_params", "boxes", "masks", "version"))
+        print_table(options.what, header, lines, drop=_DROP)
     else:
         print(f"no {options.what} with '{options.filter}' in the name", file=sys.stderr)
     return 0
