@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         self.trunk = trunk
         self.name = name
         info: list[dict[str, Any]] = list(trunk.feature_info)  # type: ignore[arg-type]
-        self._one_stride = len(info) > NUM_QUARTERS and len({entry["reduction"] for entry in info}) == 1
+        self._one_stride = len(info) > 1 and len({entry["reduction"] for entry in info}) == 1
         self._entries = _quarters(len(info)) if self._one_stride else list(range(len(info)))
         self.channels: tuple[int, ...] = tuple(int(info[entry]["num_chs"]) for entry in self._entries)
         self.reductions: tuple[int, ...] = tuple(int(info[entry]["reduction"]) for entry in self._entries)
@@ -109,8 +109,8 @@ class Backbone(nn.Module):
         if num_others < 0:
             return None
         self._awaited_grid = None
-        others, patches = tokens_BNC.split([num_others, height * width], dim=1)
-        map_BChw = self.last_map(patches.transpose(1, 2).unflatten(2, (height, width)))
+        others, patches = tokens_BNC[:, :num_others], tokens_BNC[:, num_others:]
+        map_BChw = self.last_map(patches.transpose(1, 2).reshape(len(patches), -1, height, width))
         return torch.cat([others, map_BChw.flatten(2).transpose(1, 2)], dim=1)
 
     def _see_output(self, features: Any) -> Tensor:
@@ -127,7 +127,7 @@ class Backbone(nn.Module):
                 f"backbone {self.name} ends in features {shape or 'of several shapes'}, which are no map that GradCAM "
                 "could explain; choose a convolutional network, Swin or a ViT"
             )
-        map_BChw = self.last_map(features.transpose(1, 2).unflatten(2, (side, side)))
+        map_BChw = self.last_map(features.transpose(1, 2).reshape(len(features), -1, side, side))
         return map_BChw.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
     def compile_trunk(self) -> None:
@@ -162,8 +162,8 @@ class Backbone(nn.Module):
 
 
 def _quarters(depth: int) -> list[int]:
-    """The blocks that end the four quarters of a trunk's depth."""
-    return [math.ceil(quarter * depth / NUM_QUARTERS) - 1 for quarter in range(1, NUM_QUARTERS + 1)]
+    """The blocks that end the four quarters of a trunk's depth; each block of a trunk with fewer."""
+    return sorted({math.ceil(quarter * depth / NUM_QUARTERS) - 1 for quarter in range(1, NUM_QUARTERS + 1)})
 
 
 def _final_norm(trunk: nn.Module) -> nn.Module | None:

@@ -150,6 +150,9 @@ class Method(Protocol):
     def cam_layer(self, model: nn.Module) -> nn.Module:
         """The module with NCHW output that GradCAM explains."""
 
+    def found(self, model: nn.Module) -> Mapping[str, float]:
+        """What training found in place of an option, by the result row's column, such as ``tau``."""
+
     def state_dict(self) -> dict[str, Any]:
         """State of the method itself, beside the model."""
 
@@ -227,6 +230,10 @@ class BaseMethod(Generic[ConfigT]):
         """The module with NCHW output that GradCAM explains."""
         assert isinstance(model, Classifier)
         return model.backbone.last_map
+
+    def found(self, model: nn.Module) -> Mapping[str, float]:
+        """Values that training found where an option left them open, by the result row's column."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State that lives in the method rather than the model, such as GroupDRO's q."""

@@ -103,7 +103,8 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     checked = method_options(entry.value, options)
     trunk = describe_backbone(backbone.name)
     entry.value(checked).check(trunk)
-    assert isinstance(inputs := parts["input"], InputConfig)
+    inputs = parts["input"]
+    assert isinstance(inputs, InputConfig)
     trunk.require_image_size(inputs.image_size)
     method = MethodRef(
         name=entry.name,

@@ -28,10 +28,12 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
     cost, plain_cost = model_costs(fresh, config.backbone.name, config.input.image_size, len(info.classes))
     rows: list[dict[str, Any]] = []
     measured: dict[int, Measurement] = {}
+    found: dict[int, dict[str, float]] = {}
     for rule, candidate in trainer.candidates().items():
         if candidate.epoch not in measured:  # rules often agree: each epoch is measured once
             model = trainer.load_candidate(candidate)
             measured[candidate.epoch] = trainer.scorer.measure(model, arrays, trainer.observer, trainer.stop)
+            found[candidate.epoch] = dict(trainer.method.found(model))
             trainer.stop.check()
         row = measured_row(
             config,
@@ -47,7 +49,7 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
             cost=cost,
             plain_cost=plain_cost,
         )
-        rows.append({**row, **trainer.validation(candidate)})
+        rows.append({**row, **trainer.validation(candidate), **found[candidate.epoch]})
     _write_table(trainer.folder / "epochs.parquet", trainer.rows)
     _write_table(trainer.folder / "predictions.parquet", _predictions(trainer, measured))
     machine = {

@@ -21,6 +21,9 @@ from spurbench.methods.erm import ERM
 from spurbench.nn.gumbel import sample_mask
 from spurbench.nn.topdown import merge_masks
 from spurbench.registry import load_registry
+from spurbench.resolve import parse_method
+from spurbench.testing import check_method
+from spurbench.testing.workbench import Workbench
 from spurbench.types import Batch
 
 CPU = torch.device("cpu")
@@ -53,13 +56,13 @@ def batch(n: int = 4, size: int = 64, classes: int = 3) -> Batch:
     )
 
 
-def progress(epoch: int = 0, num_epochs: int = 8, step: int = 0, seed: int = 0) -> Progress:
+def progress(epoch: int = 0, num_epochs: int = 8, step: int = 0, seed: int = 0, num_steps: int = 2) -> Progress:
     return Progress(
         phase="train",
         epoch=epoch,
         num_epochs=num_epochs,
         step=step,
-        num_steps=2,
+        num_steps=num_steps,
         seed=seed,
         position=0,
         device=CPU,
@@ -169,6 +172,27 @@ def test_annealing_by_hand() -> None:
     assert targets == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2, 0.2])
 
 
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exponential"])
+@pytest.mark.parametrize("anneal", [0.0, 0.07, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("num_epochs", [2, 8, 100])
+def test_every_shape_goes_from_1_to_tau_in_the_same_time(shape: Any, anneal: float, num_epochs: int) -> None:
+    method = AIM(AIMConfig(tau=0.3, anneal=anneal, anneal_shape=shape))
+    targets = [method.tau_at(progress(epoch, num_epochs)) for epoch in range(num_epochs)]
+    assert targets[0] == pytest.approx(1.0 if anneal > 0 else 0.3)
+    assert targets == sorted(targets, reverse=True)
+    (phase,) = method.phases(TrainConfig(epochs=num_epochs))
+    assert phase.select_from == (0 if anneal == 0 else min(round(anneal * num_epochs + 0.4999), num_epochs - 1))
+    assert targets[phase.select_from :] == pytest.approx([0.3] * (num_epochs - phase.select_from))
+    assert all(target > 0.3 + 1e-6 for target in targets[: phase.select_from]), "every epoch with tau can be selected"
+    assert method.tau_at(progress(1, num_epochs, step=0)) == method.tau_at(progress(1, num_epochs, step=1))
+
+
+def test_shapes_by_hand() -> None:
+    for shape, middle in (("linear", 0.625), ("cosine", 0.625), ("exponential", 0.5)):
+        method = AIM(AIMConfig(tau=0.25, anneal=0.5, anneal_shape=shape))
+        assert [method.tau_at(progress(epoch, 8)) for epoch in (0, 2, 4)] == pytest.approx([1, middle, 0.25]), shape
+
+
 def test_target_is_constant_within_an_epoch_and_in_the_loss() -> None:
     method, model = make(tau=0.2)
     assert method.tau_at(progress(1, 8, step=0)) == method.tau_at(progress(1, 8, step=1))
@@ -176,6 +200,99 @@ def test_target_is_constant_within_an_epoch_and_in_the_loss() -> None:
     assert float(out.scalars["tau"]) == pytest.approx(0.6)
     density = float(out.scalars["density_0"])
     assert float(out.scalars["area"]) == pytest.approx((density - 0.6) ** 2, abs=1e-6)
+
+
+# --- searching the target ---
+
+
+class Noise(nn.Module):
+    """A trunk that passes its input on as the map of one stage."""
+
+    channels = (8,)
+
+    def stages(self, images: Tensor, count: int) -> list[Tensor]:
+        return [images]
+
+
+def patches(side: int, seed: int) -> Batch:
+    """Noise [8, 8, 8] in which a square of side^2 of the 64 positions tells the class.
+
+    However large, the square tells the same in all (its signal falls with its side): six standard deviations between
+    the classes, so that it takes most of it to be sure.
+    """
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(2, (32,), generator=g)
+    images = torch.randn(32, 8, 8, 8, generator=g)
+    corners = torch.randint(8 - side + 1, (32, 2), generator=g).tolist()
+    for image, label, (i, j) in zip(images, y, corners, strict=True):
+        image[0, i : i + side, j : j + side] += 3 / side * (2 * label - 1)
+        image[1, i : i + side, j : j + side] += 1
+    return Batch(images=images, y=y, index=torch.arange(32), weight=torch.ones(32))
+
+
+def found(side: int, seed: int) -> float:
+    """The tau that AIM finds on ``patches``."""
+    method = AIM(AIMConfig(tau="auto", width=16))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AIMModel(Noise(), method.config, 2)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(64):
+        position = progress(step // 16, step=step % 16, num_steps=16)
+        out = method.training_step(model, patches(side, 1000 * seed + step), position)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    assert model.tau is not None
+    return float(model.tau)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_search_finds_the_area_of_the_evidence(seed: int) -> None:
+    small, medium, large = found(2, seed), found(3, seed), found(5, seed)
+    assert 4 / 64 <= small <= 3 * 4 / 64
+    assert 9 / 64 <= medium <= 3 * 9 / 64
+    assert small < medium < large <= 25 / 64, "more evidence, more area; what is redundant need not be kept"
+
+
+def test_searched_target_moves_every_step_until_it_is_settled() -> None:
+    method, model = make(tau="auto")
+    targets = []
+    for epoch in range(8):
+        for step in range(2):
+            before = float(model.tau)
+            out = method.training_step(model, batch(), progress(epoch, 8, step))
+            density = float(out.scalars["density_0"])
+            assert float(out.scalars["tau"]) == before, "the log has the target of the loss"
+            assert float(out.scalars["area"]) == pytest.approx((density - before) ** 2, rel=1e-4)
+            targets.append(before)
+    (phase,) = method.phases(TrainConfig(epochs=8))
+    assert phase.select_from == 4
+    assert targets[0] == 1
+    assert all(a != b for a, b in pairwise(targets[:8])), "two steps per epoch, four epochs"
+    assert len(set(targets[8:])) == 1, "what can be selected has one tau"
+    assert float(model.state_dict()["tau"]) == pytest.approx(targets[-1]), "it is in every checkpoint"
+
+
+def test_given_tau_leaves_nothing_in_the_model() -> None:
+    assert "tau" not in make(tau=0.25)[1].state_dict()
+    same, searching = make(tau=0.25)[1].state_dict(), make(tau="auto")[1].state_dict()
+    assert all(torch.equal(same[name], searching[name]) for name in same), "searching draws no other weights"
+
+
+def test_search_needs_a_price_to_compare_with_and_time() -> None:
+    for options in ({"area_loss": "off"}, {"area_weight": 0.0}, {"anneal": 0.0}):
+        with pytest.raises(ValidationError, match="'auto' needs an area loss and anneal above 0"):
+            AIMConfig(tau="auto", **options)
+    with pytest.raises(ConfigError, match="at least two epochs"):
+        AIM(AIMConfig(tau="auto")).phases(TrainConfig(epochs=1))
+    with pytest.raises(ValidationError, match="auto_price"):
+        AIMConfig(tau="auto", auto_price=0)
+
+
+@pytest.mark.parametrize("options", [{"num_stages": 2}, {"pool": "active", "keep_one": True}])
+def test_search_conforms_and_resumes_exactly(options: dict[str, Any]) -> None:
+    check_method(AIM, backbones=("test_convnext",), tau="auto", **options)
 
 
 # --- one draw ---
@@ -221,7 +338,9 @@ def test_draws_depend_on_seed_and_step_alone(spy: list[Tensor]) -> None:
 def test_temperature_reaches_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     temperatures: list[float] = []
     monkeypatch.setattr(
-        aim_module, "sample_mask", lambda logits, g, temperature: temperatures.append(temperature) or logits[:, :1] * 0
+        aim_module,
+        "sample_mask",
+        lambda logits, g, temperature, **_: temperatures.append(temperature) or logits[:, :1] * 0,
     )
     method, model = make(temperature=0.3, num_stages=2)
     method.training_step(model, batch(), progress())
@@ -328,6 +447,32 @@ def test_closed_masks_give_finite_outputs_and_gradients(fusion: Any, pool: Any) 
     assert not prediction.mask.any()
 
 
+@pytest.mark.parametrize("margin", [-1e4, -4.0])
+def test_keep_one_leaves_no_mask_empty(spy: list[Tensor], margin: float) -> None:
+    method, model = make(num_stages=3, keep_one=True)
+    set_margins(model, margin)
+    out = method.training_step(model, batch(), progress())
+    out.loss.backward()
+    with torch.no_grad():
+        evaluated = method.evaluate(model.eval(), batch().images).stage_masks
+    assert len(spy) == len(evaluated) == 3
+    assert all((mask.flatten(1).sum(1) >= 1).all() for mask in spy)
+    assert all((mask.flatten(1).sum(1) == 1).all() for mask in evaluated)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_keep_one_learns_where_one_class_would_get_all_the_area() -> None:
+    """Without it, half of these images have empty masks in evaluation and all get the head's bias."""
+    options = {"num_stages": 3, "pool": "active", "tau": 0.1, "keep_one": True}
+    with torch.random.fork_rng():
+        bench = Workbench.make(AIM(AIMConfig(**options)), "minibirds_resnet")
+        bench.train(40)
+    prediction = bench.predict(bench.images)
+    assert all(mask.flatten(1).any(1).all() for mask in prediction.stage_masks)
+    assert torch.equal(prediction.logits.argmax(1), torch.arange(16) % 2)
+
+
 @pytest.mark.parametrize("fusion", ["guided", "literal"])
 @pytest.mark.parametrize("pool", ["mean", "active"])
 def test_open_masks_equal_the_model_without_masks(fusion: Any, pool: Any) -> None:
@@ -373,14 +518,20 @@ def test_bf16_step_has_float32_masks_and_a_finite_loss() -> None:
         ({"num_stages": 1, "tau": 0.07}, "AIM[1,7%]"),
         ({"num_stages": 3, "tau": 0.125}, "AIM[3,12.5%]"),
         ({"num_stages": 1, "tau": 1.0}, "AIM[1,100%]"),
+        ({"num_stages": 2, "tau": "auto"}, "AIM[2,auto]"),
     ],
 )
 def test_label(options: dict[str, Any], label: str) -> None:
     assert AIM(AIMConfig(**options)).label == label
 
 
-@pytest.mark.parametrize("tau", [0.0, -0.1, 1.01, 35, float("nan"), float("inf")])
-def test_tau_outside_its_range_is_refused(tau: float) -> None:
+def test_notation_of_the_search() -> None:
+    assert parse_method("aim[1,auto]") == ("aim", (1, "auto"))
+    assert AIMConfig.positional == ("num_stages", "tau")
+
+
+@pytest.mark.parametrize("tau", [0.0, -0.1, 1.01, 35, float("nan"), float("inf"), "automatic"])
+def test_tau_outside_its_range_is_refused(tau: Any) -> None:
     with pytest.raises(ValidationError, match="tau"):
         AIMConfig(tau=tau)
 
@@ -394,6 +545,7 @@ def test_tau_outside_its_range_is_refused(tau: float) -> None:
         {"area_weight": -1.0},
         {"width": 0},
         {"fusion": "mean"},
+        {"anneal_shape": "step"},
         {"feature_kernel": 5},
         {"keep_bias": float("nan")},
     ],

@@ -1,21 +1,24 @@
 """Gumbel masks, the mask estimator and the top-down path against slow references written out by hand."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from spurbench.nn.area import AnnealShape, annealed, searched
 from spurbench.nn.gumbel import hard_mask, sample_mask
 from spurbench.nn.mask_estimator import MaskEstimator, make_norm
 from spurbench.nn.topdown import TopDown, TopDownOutput, merge_masks, pool_map
 
 SIZES = (27, 13, 7)
 CHANNELS = (8, 12, 16)
-ROUNDING = 2e-7
-"""A sampled mask is hard + soft - soft, which may miss 1 by the last bit."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -88,7 +91,7 @@ def test_gradient_is_that_of_the_soft_sample() -> None:
     (theirs,) = torch.autograd.grad((weights * soft).sum(), logits)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert ours.abs().min() > 0
-    torch.testing.assert_close(sample_mask(logits, rng(2), temperature), soft.round(), rtol=0, atol=ROUNDING)
+    assert torch.equal(sample_mask(logits, rng(2), temperature), soft.round())
 
 
 def test_sample_is_binary_and_repeats_with_its_generator() -> None:
@@ -96,10 +99,63 @@ def test_sample_is_binary_and_repeats_with_its_generator() -> None:
     one, other = sample_mask(logits, rng(5)), sample_mask(logits, rng(5))
     assert torch.equal(one, other)
     assert one.shape == (4, 1, 9, 9)
-    assert torch.allclose(one, one.round(), rtol=0, atol=ROUNDING)
-    assert set(one.round().unique().tolist()) == {0.0, 1.0}
+    assert set(one.unique().tolist()) == {0.0, 1.0}
     g = rng(5)
     assert not torch.equal(sample_mask(logits, g), sample_mask(logits, g)), "each call draws anew"
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.floats(0, 1e4),
+    shift=st.floats(-1e3, 1e3),
+    temperature=st.floats(1e-2, 1e2),
+    keep_one=st.booleans(),
+)
+def test_samples_are_exact_zeros_and_ones(
+    seed: int, size: float, shift: float, temperature: float, keep_one: bool
+) -> None:
+    logits = size * torch.randn(3, 2, 7, 6, generator=rng(seed))
+    logits[:, 0] += shift
+    for leaf in (logits, logits.clone().requires_grad_()):
+        mask = sample_mask(leaf, rng(seed), temperature, keep_one=keep_one).detach()
+        assert ((mask == 0) | (mask == 1)).all()
+        assert not mask.signbit().any(), "no negative zero"
+
+
+@given(seed=st.integers(0, 2**32), shift=st.floats(-50, 1), temperature=st.floats(0.1, 10))
+def test_keep_one_opens_the_best_position_of_empty_masks_alone(seed: int, shift: float, temperature: float) -> None:
+    logits = torch.randn(6, 2, 4, 5, generator=rng(seed))
+    logits[:, 0] += shift
+    margin = logits[:, 0] - logits[:, 1]
+    for without, mask in (
+        (hard_mask(logits), hard_mask(logits, keep_one=True)),
+        (sample_mask(logits, rng(seed), temperature), sample_mask(logits, rng(seed), temperature, keep_one=True)),
+    ):
+        for image in range(6):
+            if without[image].any():
+                assert torch.equal(mask[image], without[image])
+            else:
+                assert mask[image].sum() == 1
+                assert mask[image, 0].flatten().argmax() == margin[image].flatten().argmax()
+
+
+def test_keep_one_takes_the_first_of_equal_margins_and_any_float() -> None:
+    big = torch.finfo(torch.float32).max
+    for drop in (50.0, big):
+        logits = torch.tensor([0.0, drop]).view(1, 2, 1, 1).expand(2, 2, 3, 3)
+        for mask in (hard_mask(logits, keep_one=True), sample_mask(logits, rng(), keep_one=True)):
+            assert torch.equal(mask.flatten(1), torch.tensor([1.0] + 8 * [0.0]).expand(2, -1))
+
+
+def test_keep_one_leaves_the_gradient_that_of_the_soft_sample() -> None:
+    logits = (torch.randn(3, 2, 4, 5, generator=rng()) - torch.tensor([4.0, 0.0]).view(2, 1, 1)).requires_grad_()
+    weights = torch.randn(3, 1, 4, 5, generator=rng(1))
+    gradients = [
+        torch.autograd.grad((weights * sample_mask(logits, rng(2), keep_one=keep_one)).sum(), logits)[0]
+        for keep_one in (False, True)
+    ]
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().min() > 0
 
 
 def test_sampling_leaves_the_global_stream_alone() -> None:
@@ -344,3 +400,75 @@ def test_merged_mask_is_the_union_of_enlarged_masks() -> None:
     assert torch.equal(merged, expected.float())
     assert not torch.equal(merged, masks[-1])
     assert torch.equal(merge_masks(masks[:1]), masks[0])
+
+
+# --- the target of the area loss ---
+
+
+@given(
+    tau=st.floats(1e-6, 1),
+    done=st.lists(st.floats(0, 1), min_size=2, max_size=9),
+    shape=st.sampled_from(get_args(AnnealShape)),
+)
+def test_annealing_falls_from_1_to_tau(tau: float, done: list[float], shape: AnnealShape) -> None:
+    assert annealed(0.0, tau, shape) == pytest.approx(1, abs=1e-12)
+    assert annealed(1.0, tau, shape) == pytest.approx(tau, abs=1e-12)
+    values = [annealed(at, tau, shape) for at in sorted(done)]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(values))
+    assert all(tau - 1e-12 <= value <= 1 + 1e-12 for value in values)
+
+
+def test_annealing_shapes_by_hand() -> None:
+    quarters = (0, 0.25, 0.5, 0.75, 1)
+    half = 0.5**0.5
+    by_hand: dict[AnnealShape, list[float]] = {
+        "linear": [1, 0.8125, 0.625, 0.4375, 0.25],
+        "cosine": [1, 0.625 + 0.375 * half, 0.625, 0.625 - 0.375 * half, 0.25],
+        "exponential": [1, half, 0.5, half / 2, 0.25],
+    }
+    for shape in get_args(AnnealShape):
+        assert [annealed(done, 0.25, shape) for done in quarters] == pytest.approx(by_hand[shape]), shape
+
+
+def search(target: float, *densities: float, steps: int = 100, price: float = 0.5, weight: float = 6.0) -> float:
+    return float(
+        searched(
+            torch.tensor(target), [torch.tensor(r) for r in densities], weight=weight, price=price, steps=steps,
+            positions=64,
+        )
+    )  # fmt: skip
+
+
+def test_search_by_hand() -> None:
+    rate = 2 * math.log(64) / 100
+    assert search(0.5, 0.5) == pytest.approx(0.5 * math.exp(-rate)), "nothing is paid"
+    assert search(0.5, 0.5 + 0.25 / 12) == pytest.approx(0.5 * math.exp(-rate / 2)), "half the price"
+    assert search(0.5, 0.5 + 0.5 / 12) == pytest.approx(0.5), "the price"
+    assert search(0.5, 0.5 + 0.75 / 12) == pytest.approx(0.5 * math.exp(rate / 2)), "more than the price"
+    assert search(0.5, 0.9) == pytest.approx(0.5 * math.exp(rate)), "no faster"
+    assert search(0.5, 0.1) == pytest.approx(0.5 * math.exp(-rate)), "no faster"
+    assert search(0.5, 0.1, 0.9) == search(0.5, 0.9, 0.1) == search(0.5, 0.9), "the stage that pays most decides"
+    assert search(0.5, 0.6, weight=0.6) == pytest.approx(search(0.5, 0.51)), "paid is what the area loss's slope says"
+
+
+@given(
+    target=st.floats(1 / 64, 1),
+    densities=st.lists(st.floats(0, 1), min_size=1, max_size=3),
+    steps=st.integers(1, 1000),
+)
+def test_search_stays_between_one_position_and_the_whole_map(target: float, densities: list[float], steps: int) -> None:
+    assert 1 / 64 <= search(target, *densities, steps=steps) <= 1
+
+
+@pytest.mark.parametrize("best", [0.08, 0.2, 0.4])
+def test_search_ends_where_area_is_worth_its_price(best: float) -> None:
+    """Densities that minimize a known classification loss plus the area loss: -price * best * log(r), say."""
+    price, weight, steps, density, target = 0.5, 6.0, 400, 0.73, 1.0
+    for _ in range(steps):
+        for _ in range(20):
+            slope = -price * best / density + 2 * weight * (density - target)
+            density = min(1.0, max(1e-3, density - 0.02 * slope))
+        target = search(target, density, steps=steps, price=price, weight=weight)
+    # d/dr of -price * best * log(r) + price * r is zero at r = best.
+    assert density == pytest.approx(best, abs=0.01)
+    assert target == pytest.approx(max(1 / 64, best - price / (2 * weight)), abs=0.01)
