@@ -20,7 +20,7 @@ worth less than a fixed price; then it stays, and only the epochs from there on 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -62,7 +62,8 @@ class AIMConfig(MethodConfig):
     """How it falls: ``linear`` as in the paper, ``cosine`` (slow at both ends), or ``exponential`` (equal factors)."""
     auto_price: PositiveFloat = 0.5
     """For tau ``auto``: nats of classification loss, summed over the heads, that the area of a whole map must be worth.
-    Chosen on synthetic features, where 0.5 finds between the evidence's area and three times that."""
+    Chosen on synthetic features, where 0.5 finds about one to three times the area of small evidence; a longer search
+    and ``pool=active`` end lower."""
     keep_one: bool = False
     """Whether an image whose mask would be empty keeps its best position, in training and in evaluation. Since r is a
     mean over the batch, a small tau can be met by spending all area on one class and knowing the other by its empty
@@ -86,6 +87,11 @@ class AIMConfig(MethodConfig):
     """Whether the fused head has its own cross-entropy. If not, it reads detached features."""
     detach_estimator: bool = False
     """Whether the mask estimators' gradients stop before the backbone."""
+
+    @field_validator("area_loss", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # what YAML makes of an unquoted off
 
     @field_validator("tau")
     @classmethod

@@ -51,13 +51,18 @@ class LfFConfig(MethodConfig):
     """Whether the averages are divided by the largest of the sample's class; false in SubpopBench."""
 
 
+class BiasedClassifier(Classifier):
+    """The network that is made to follow the bias; no prediction needs it, so it is no overhead."""
+
+    only_for_training = True
+
+
 class TwoClassifiers(Classifier):
     """The debiased network, which predicts, with the biased one at its side."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
-        self.biased = Classifier(backbone.copy(), num_classes)
-        self.biased.only_for_training = True  # the prediction does not need it, so it is no overhead
+        self.biased = BiasedClassifier(backbone.copy(), num_classes)
 
 
 class LfF(BaseMethod[LfFConfig]):
