@@ -23,6 +23,9 @@ _AVERAGED = (
     "val_accuracy",
     "val_wga",
     "val_worst_class",
+    "erasure_outside",
+    "erasure_inside",
+    "erasure_outside_control",
 )
 _LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
 _SHARED = (
@@ -99,7 +102,7 @@ def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") 
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in _selected(rows, select):
         if row["split"] == split:
-            groups.setdefault(_without_seed(row), []).append(row)
+            groups.setdefault(_without_seed(row), []).append({**row, **_erasure(row)})
     table = [_summary(group) for group in groups.values()]
     return sorted(
         table,
@@ -167,6 +170,15 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["run_id"], row["selection"], row["split"]
+
+
+def _erasure(row: dict[str, Any]) -> dict[str, float]:
+    """Shares of predictions that stay, by what was erased to the mean colour."""
+    return {
+        f"erasure_{entry['erased']}": entry["agree"] / entry["n"]
+        for entry in row.get("erasure") or ()
+        if entry["fill"] == "mean" and entry["n"]
+    }
 
 
 def _selected(rows: Sequence[dict[str, Any]], select: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.cli.common import print_json
-from spurbench.cli.render import percent, print_table
+from spurbench.cli.render import erasure_text, percent, print_table
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -43,10 +43,10 @@ def execute(options: argparse.Namespace) -> int:
 
 _HEADER = [
     *("method", "WGA", "accuracy", "EPG", "seeds", "draws", "rule", "dataset", "backbone"),
-    *("base rate", "density", "group mean", "GMACs", "params M", "access"),
+    *("base rate", "density", "erased", "group mean", "GMACs", "params M", "access"),
 ]
 _DROP = (
-    *("draws", "rule", "group mean", "base rate", "access", "params M", "backbone"),
+    *("draws", "rule", "erased", "group mean", "base rate", "access", "params M", "backbone"),
     *("GMACs", "density", "dataset", "seeds", "EPG"),
 )
 
@@ -66,6 +66,7 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
             entry["backbone"],
             percent(entry["epg_base_rate_mean"]),
             percent(entry["mask_density_mean"]),
+            erasure_text(entry),
             _spread(entry, "group_mean_accuracy"),
             f"{entry['gmacs']:.3f} (+{entry['gmacs'] - entry['gmacs_backbone']:.3f})",
             f"{entry['params'] / 1e6:.2f} (+{(entry['params'] - entry['params_backbone']) / 1e6:.2f})",
@@ -80,6 +81,11 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
             print("| " + " | ".join(line) + " |")
     else:
         print_table(title, _HEADER, lines, drop=_DROP)
+    if any(entry["erasure_outside_mean"] is not None for entry in table):
+        print(
+            "\nerased: percent of predictions that stay when all outside the mask / all inside / all outside another "
+            "image's mask becomes the mean colour"
+        )
 
 
 def _labels(table: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["percent", "print_rows", "print_table"]
+__all__ = ["erasure_text", "percent", "print_rows", "print_table"]
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -24,7 +24,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         [
             [
                 row["selection"],
-                "-" if row["selected_epoch"] is None else str(row["selected_epoch"] + 1),
+                str(row["selected_epoch"] + 1) if (row["selected_epoch"] or 0) >= 0 else "-",
                 percent(row["accuracy"]),
                 percent(row["group_mean_accuracy"]),
                 _with_interval(row),
@@ -37,6 +37,19 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         ],
         drop=("params M", "group mean", "GMACs", "worst group", "epoch", "EPG"),
     )
+    if first.get("erasure"):
+        stays = {entry["erased"]: entry["agree"] / entry["n"] for entry in first["erasure"] if entry["fill"] == "mean"}
+        print(
+            f"predictions that stay ({first['selection']}), erased to the mean colour: "
+            f"outside the mask {percent(stays['outside'])}, inside {percent(stays['inside'])}, "
+            f"outside another image's mask {percent(stays['outside_control'])}"
+        )
+
+
+def erasure_text(entry: Mapping[str, Any]) -> str:
+    """Of a leaderboard's line: predictions that stay when the outside, the inside, or the control is erased."""
+    shares = [entry[f"erasure_{erased}_mean"] for erased in ("outside", "inside", "outside_control")]
+    return "-" if shares[0] is None else " / ".join(percent(share, 0) for share in shares)
 
 
 def _with_interval(row: Mapping[str, Any]) -> str:

@@ -136,3 +136,19 @@ def test_tables_of_the_first_schema_are_read_with_nulls(tmp_path: Path) -> None:
     assert old.damaged == []
     assert old.rows == new.rows
     assert {row[name] for row in old.rows for name in added} == {None}
+
+
+def test_erasure_becomes_the_share_of_predictions_that_stay(tmp_path: Path) -> None:
+    for seed, agree in ((0, 90), (1, 80)):
+        document = record(f"r{seed}", seed=seed, wga=0.5)
+        for row in document["rows"]:
+            row["erasure"] = [
+                {"erased": erased, "fill": fill, "n": 100, "agree": agree - minus, "correct": 1}
+                for erased, minus in (("outside", 0), ("inside", 50))
+                for fill in ("mean", "blur")
+            ]
+        save(tmp_path, document)
+    (line,) = aggregate(collect([tmp_path]).rows, "val_wga")
+    assert line["erasure_outside_mean"] == pytest.approx(0.85)
+    assert line["erasure_inside_mean"] == pytest.approx(0.35)
+    assert line["erasure_outside_control_mean"] is None
