@@ -9,6 +9,9 @@ from spurbench.datasets.minibirds import pretext_split
 CHANNELS, STRIDES = [16, 32, 64, 128], [2, 4, 8, 8]
 
 
+SHIPPED = pytest.mark.parametrize("name", ["minibirds_resnet", "minibirds_vit"])
+
+
 @pytest.fixture(scope="module")
 def images():
     data = pretext_split("held_out", 300)
@@ -48,26 +51,46 @@ def test_last_feature_map_is_forward_features(images):
         assert torch.equal(whole.get_classifier()(pooled), whole(inputs))
 
 
-def test_classifier_can_be_replaced():
-    net = timm.create_model("minibirds_resnet", pretrained=True, num_classes=2)
+@SHIPPED
+def test_classifier_can_be_replaced(name):
+    net = timm.create_model(name, pretrained=True, num_classes=2)
     assert net.get_classifier().out_features == 2
     net.reset_classifier(5)
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
-def test_weights_are_the_shipped_file():
-    assert zoo.WEIGHTS.stat().st_size <= 4 * 2**20
-    net = timm.create_model("minibirds_resnet", pretrained=True)
-    with safe_open(zoo.WEIGHTS, "pt") as file:
+@SHIPPED
+def test_weights_are_the_shipped_file(name):
+    assert zoo.WEIGHTS[name].stat().st_size <= 6 * 2**20
+    net = timm.create_model(name, pretrained=True)
+    with safe_open(zoo.WEIGHTS[name], "pt") as file:
         assert set(file.keys()) == set(net.state_dict())
         assert all(torch.equal(file.get_tensor(name), value) for name, value in net.state_dict().items())
         assert {"script_version", "dataset_version", "held_out_accuracy", "seed"} <= set(file.metadata())
+        assert file.metadata()["model"] == name
     assert not any(net.pretrained_cfg.get(source) for source in ("url", "hf_hub_id"))
 
 
-def test_backbone_knows_the_species(images):
+def test_vit_gives_the_ends_of_its_quarters():
+    net = timm.create_model("minibirds_vit", pretrained=True, features_only=True).eval()
+    whole = timm.create_model("minibirds_vit", pretrained=True).eval()
+    assert net.feature_info.channels() == [128] * 4
+    assert net.feature_info.reduction() == [8] * 4
+    inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        blocks = whole.forward_intermediates(inputs, intermediates_only=True)
+        assert all(map(torch.equal, net(inputs), blocks[1::2]))
+
+
+def test_position_embeddings_adapt_to_another_size():
+    net = timm.create_model("minibirds_vit", pretrained=True, img_size=96)
+    assert net(torch.zeros(1, 3, 96, 96)).shape == (1, 24)
+
+
+@SHIPPED
+def test_backbone_knows_the_species(images, name):
     inputs, species = images
-    net = timm.create_model("minibirds_resnet", pretrained=True).eval()
+    net = timm.create_model(name, pretrained=True).eval()
     with torch.no_grad():
         hits = net(inputs).argmax(1) == species
     assert hits.double().mean() >= 0.95
