@@ -5,8 +5,9 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -14,9 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from spurbench.config import RunConfig, RunPaths, explain_validation
 from spurbench.engine.run import finished_record
 from spurbench.errors import ConfigError
+from spurbench.io import read_json
+from spurbench.lease import owner_of
 from spurbench.resolve import RunRequest, resolve_run
+from spurbench.schema import SCHEMA_VERSION
 
-__all__ = ["MethodGrid", "Planned", "RandomDraws", "Range", "SweepFile", "load_sweep", "options_of", "plan"]
+__all__ = [
+    "Extra",
+    "MethodGrid",
+    "Planned",
+    "RandomDraws",
+    "Range",
+    "RunState",
+    "SweepFile",
+    "load_sweep",
+    "options_of",
+    "plan",
+]
 
 
 class _Strict(BaseModel):
@@ -71,6 +86,28 @@ class MethodGrid(_Strict):
     """Draws to try beside the first setting: give every method of a table equally many."""
     set: dict[str, Any] = {}
     """Options that stay."""
+    train: dict[str, Any] = {}
+    """Recipe options of this method, over those that all runs share."""
+
+
+class Extra(_Strict):
+    """Runs beside the grid."""
+
+    method: MethodGrid
+    datasets: list[str] = Field(min_length=1)
+    seeds: list[int] | None = None
+    """The sweep's if not given."""
+    backbones: list[str | None] = [None]
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> Any:
+        return _named(value)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        return _seeds(value)
 
 
 class SweepFile(_Strict):
@@ -87,20 +124,25 @@ class SweepFile(_Strict):
     """Recipe options that all runs share."""
     set: dict[str, Any] = {}
     """Any further dotted options, such as ``evaluation.oracle: true``."""
+    include: list[Extra] = []
+    """Runs beside the grid."""
+    exclude: list[dict[str, Any]] = []
+    """Runs of the grid to leave out: what a run must be, as a value or a list of values for ``dataset``, ``backbone``,
+    ``method``, ``seed``, or any dotted option such as ``method.tau``."""
 
     @field_validator("methods", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        return (
-            [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
-        )
+        return [_named(item) for item in value] if isinstance(value, list) else value
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _range(cls, value: Any) -> Any:
-        if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", value)):
-            return list(range(int(match[1]), int(match[2]) + 1))
-        return [value] if isinstance(value, int) else value
+        return _seeds(value)
+
+
+RunState = Literal["done", "stale", "running", "failed", "stopped", "waiting"]
+"""``stale``: finished under another schema; ``stopped``: begun, and nobody works on it; ``waiting``: not begun."""
 
 
 class Planned(_Strict):
@@ -112,7 +154,32 @@ class Planned(_Strict):
     @property
     def finished(self) -> bool:
         """Whether its record is there."""
-        return finished_record(self.paths.run(self.config.run_id())) is not None
+        return self.state in ("done", "stale")
+
+    def seconds(self) -> float | None:
+        """From start to end of a finished run that needed one attempt; None for others."""
+        record = finished_record(self.paths.run(self.config.run_id()))
+        if record is None or record["machine"].get("attempts") != 1:
+            return None
+        start, end = (datetime.fromisoformat(record["machine"][key]) for key in ("started_at", "finished_at"))
+        return (end - start).total_seconds()
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands, as any machine that sees the folder can tell."""
+        folder = self.paths.run(self.config.run_id())
+        record = finished_record(folder)
+        if record is not None:
+            return "done" if record.get("schema_version") == SCHEMA_VERSION else "stale"
+        if not folder.is_dir():
+            return "waiting"
+        if owner_of(folder) is not None:
+            return "running"
+        try:
+            failed = read_json(folder / "result.json")["status"] == "failed"
+        except (OSError, ValueError, KeyError, TypeError):
+            failed = False
+        return "failed" if failed else "stopped"
 
 
 def load_sweep(path: Path) -> SweepFile:
@@ -143,21 +210,71 @@ def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> l
         ConfigError: any run that could not be resolved; nothing has started then.
     """
     planned: dict[str, Planned] = {}
-    for seed, dataset, backbone in itertools.product(sweep.seeds, sweep.datasets, sweep.backbones):
-        for method in sweep.methods:
-            for options in options_of(method):
-                request = RunRequest(
-                    method=method.name,
-                    dataset=dataset,
-                    seed=seed,
-                    preset=sweep.preset,
-                    backbone=backbone,
-                    overrides={**_dotted("train", sweep.train), **sweep.set, **options},
-                    plugins=plugins,
-                )
-                config, run_paths = resolve_run(request, paths)
-                planned.setdefault(config.run_id(), Planned(config=config, paths=run_paths))
+    idle = list(range(len(sweep.exclude)))
+    for seed in sweep.seeds:
+        for dataset, backbone, method in itertools.product(sweep.datasets, sweep.backbones, sweep.methods):
+            for run in _resolved(sweep, method, dataset, backbone, seed, paths, plugins):
+                excluded_by = [n for n, pattern in enumerate(sweep.exclude) if _matches(run.config, dataset, pattern)]
+                idle = [n for n in idle if n not in excluded_by]
+                if not excluded_by:
+                    planned.setdefault(run.config.run_id(), run)
+    for extra in sweep.include:
+        seeds = sweep.seeds if extra.seeds is None else extra.seeds
+        for seed, dataset, backbone in itertools.product(seeds, extra.datasets, extra.backbones):
+            for run in _resolved(sweep, extra.method, dataset, backbone, seed, paths, plugins):
+                planned.setdefault(run.config.run_id(), run)
+    if idle:
+        raise ConfigError(f"exclude: {sweep.exclude[idle[0]]} matches no run of the grid; check its names and values")
+    if not planned:
+        raise ConfigError("the sweep has no runs: everything is excluded")
     return list(planned.values())
+
+
+def _resolved(
+    sweep: SweepFile,
+    method: MethodGrid,
+    dataset: str,
+    backbone: str | None,
+    seed: int,
+    paths: RunPaths,
+    plugins: tuple[Path, ...],
+) -> Iterator[Planned]:
+    """One method's settings as runs."""
+    for options in options_of(method):
+        request = RunRequest(
+            method=method.name,
+            dataset=dataset,
+            seed=seed,
+            preset=sweep.preset,
+            backbone=backbone,
+            overrides={**_dotted("train", sweep.train), **sweep.set, **_dotted("train", method.train), **options},
+            plugins=plugins,
+        )
+        config, run_paths = resolve_run(request, paths)
+        yield Planned(config=config, paths=run_paths)
+
+
+def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> bool:
+    """Whether a run is what the pattern says in all its parts.
+
+    Args:
+        dataset: as the file names it; a folder's own name is a hash.
+    """
+    document = config.model_dump(mode="json")
+    document["method"] = document["method"]["config"]
+    facts: dict[str, list[Any]] = {
+        "dataset": [config.dataset.name, dataset],
+        "backbone": [config.backbone.name],
+        "method": [config.method.name],
+        "seed": [config.seed],
+    }
+    for name, part in document.items():
+        if isinstance(part, dict):
+            facts |= {key: [value] for key, value in _dotted(name, part).items()}
+    for key, wanted in pattern.items():
+        if not any(value in facts.get(key, []) for value in (wanted if isinstance(wanted, list) else [wanted])):
+            return False
+    return True
 
 
 def options_of(method: MethodGrid) -> Iterator[dict[str, Any]]:
@@ -184,3 +301,14 @@ def _dotted(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
         path = f"{prefix}.{key}"
         flat |= _dotted(path, value) if isinstance(value, dict) else {path: value}
     return flat
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _seeds(value: Any) -> Any:
+    """``0-5`` as the numbers it stands for."""
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", value)):
+        return list(range(int(match[1]), int(match[2]) + 1))
+    return [value] if isinstance(value, int) else value

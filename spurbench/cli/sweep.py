@@ -2,11 +2,16 @@
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from spurbench.cli.common import paths_of, plugins_of, print_json
 from spurbench.cli.live import live_observer
 from spurbench.cli.render import percent, print_table
+
+_ORDER = ("done", "stale", "running", "stopped", "failed", "waiting")
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -16,27 +21,17 @@ def execute(options: argparse.Namespace) -> int:
 
     plugins = plugins_of(options)
     runs = plan(load_sweep(Path(options.file)), paths_of(options), plugins)
-    missing = [run for run in runs if not run.finished]
-    print(f"{len(runs)} runs: {len(runs) - len(missing)} done, {len(missing)} to do", file=sys.stderr)
-    if options.dry_run:
-        lines = [
-            [
-                run.config.run_id(),
-                run.config.method.name,
-                ", ".join(f"{key}={run.config.method.config[key]}" for key in _brackets(run.config.method.config)),
-                run.config.dataset.name,
-                run.config.backbone.name,
-                str(run.config.seed),
-                "done" if run.finished else "to do",
-            ]
-            for run in runs
-        ]
-        header = ["run", "method", "options", "dataset", "backbone", "seed", "state"]
-        if options.json:
-            print_json([dict(zip(header, line, strict=True)) for line in lines])
-        else:
-            print_table(options.file, header, lines, drop=("backbone", "options", "run"))
+    states = [run.state for run in runs]
+    counts: Counter[str] = Counter(states)
+    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in _ORDER if counts[state])}",
+          file=sys.stderr)  # fmt: skip
+    if options.dry_run or options.status:
+        _print_plan(options, runs, states)
         return 0
+    skipped = ("done", "stale") if options.retry_failed else ("done", "stale", "failed")
+    missing = [run for run, state in zip(runs, states, strict=True) if state not in skipped]
+    if counts["failed"] and not options.retry_failed:
+        print(f"{counts['failed']} failed before and are left alone; --retry-failed tries them again", file=sys.stderr)
     results, failures = [], 0
     with live_observer(f"sweep {options.file}") as live:
         for run, outcome in launch_local(missing, device=options.device, plugins=plugins, observer=live):
@@ -53,7 +48,37 @@ def execute(options: argparse.Namespace) -> int:
     print(f"{done} of {len(runs)} runs done, {failures} failed", file=sys.stderr)
     if options.json:
         print_json({"runs": len(runs), "done": done, "failed": failures, "finished_now": results})
-    return 1 if failures else 0
+    return 1 if failures or (counts["failed"] and not options.retry_failed) else 0
+
+
+def _print_plan(options: argparse.Namespace, runs: list[Any], states: list[Any]) -> None:
+    """Every run with its state, and how long the rest may take."""
+    header = ["run", "method", "options", "dataset", "backbone", "seed", "state"]
+    lines = [
+        [
+            run.config.run_id(),
+            run.config.method.name,
+            ", ".join(f"{key}={run.config.method.config[key]}" for key in _brackets(run.config.method.config)),
+            run.config.dataset.name,
+            run.config.backbone.name,
+            str(run.config.seed),
+            state,
+        ]
+        for run, state in zip(runs, states, strict=True)
+    ]
+    if options.json:
+        print_json([dict(zip(header, line, strict=True)) for line in lines])
+    else:
+        print_table(options.file, header, lines, drop=("backbone", "options", "run"))
+    seconds = [taken for run, state in zip(runs, states, strict=True) if state == "done" and (taken := run.seconds())]
+    left = sum(state not in ("done", "stale", "failed") for state in states)
+    if left and seconds:
+        at_once = max(1, states.count("running"))
+        print(
+            f"about {left * median(seconds) / at_once / 60:.0f} minutes left with {at_once} at a time "
+            f"(median of {len(seconds)} runs that are done: {median(seconds):.0f} s)",
+            file=sys.stderr,
+        )
 
 
 def _brackets(config: dict[str, object]) -> list[str]:

@@ -217,7 +217,7 @@ def test_sweep_plans_runs_and_skips(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert len(planned) == 15
     assert len({run["run"] for run in planned}) == 15
-    assert "15 to do" in err
+    assert "15 waiting" in err
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,9 @@ def test_sweep_plans_runs_and_skips(capsys: pytest.CaptureFixture[str]) -> None:
         ("datasets: [minibirds100]\nmethods: [erm]\nsedes: 0-1\n", "did you mean 'seeds'?"),
         ("datasets: [minibirds100]\nmethods: [{name: aim, grid: {tau: [0.2, 2]}}]\n", "method.tau"),
         ("datasets: [minibirds100]\nmethods: [erm]\nseeds: a-b\n", "seeds"),
+        ("datasets: [minibirds100]\nmethods: [erm]\nexclude: [{method: emr}]\n", "matches no run"),
+        ("datasets: [minibirds100]\nmethods: [erm]\nexclude: [{method: erm}]\n", "everything is excluded"),
+        ("datasets: [minibirds100]\nmethods: [{name: erm, train: {epoch: 2}}]\n", "train.epoch"),
         ("- just\n- a list\n", "must hold"),
         ("datasets: [", "not valid YAML"),
     ],

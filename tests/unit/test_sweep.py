@@ -1,11 +1,17 @@
 """Grid files: random draws and dotted options; the rest is tested through the command."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from spurbench.sweep import MethodGrid, RandomDraws, SweepFile, options_of
+from spurbench.config import RunPaths
+from spurbench.errors import ConfigError
+from spurbench.lease import Lease
+from spurbench.schema import SCHEMA_VERSION
+from spurbench.sweep import MethodGrid, Planned, RandomDraws, SweepFile, options_of, plan
 
 
 def draws(number: int, seed: int = 0, **sources: Any) -> list[dict[str, Any]]:
@@ -58,3 +64,86 @@ def test_draws_stand_beside_the_first_setting_for_every_point_of_the_grid() -> N
 def test_impossible_draws_are_refused(entry: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SweepFile(datasets=["a"], methods=[{"name": "erm", "random": entry}])
+
+
+# --- the plan ---
+
+
+def planned(tmp_path: Path, **file: Any) -> list[Planned]:
+    sweep = SweepFile(**{"datasets": ["minibirds100"], "methods": ["erm"], **file})
+    return plan(sweep, RunPaths(results=tmp_path / "results", cache=tmp_path / "cache"))
+
+
+def facts(runs: list[Planned]) -> set[tuple[str, str, int]]:
+    return {(run.config.method.name, run.config.dataset.name, run.config.seed) for run in runs}
+
+
+def test_a_methods_own_recipe_goes_before_the_shared_one(tmp_path: Path) -> None:
+    methods = ["erm", {"name": "mixup", "train": {"epochs": 3, "optimizer": {"lr": 1e-3}}}]
+    runs = planned(tmp_path, methods=methods, train={"epochs": 2})
+    recipes = {run.config.method.name: run.config.train for run in runs}
+    assert (recipes["erm"].epochs, recipes["mixup"].epochs) == (2, 3)
+    assert recipes["mixup"].optimizer.lr == 1e-3
+    assert recipes["mixup"].optimizer.head_lr == recipes["erm"].optimizer.head_lr, "the rest is the preset's"
+
+
+def test_exclude_takes_out_what_matches_in_all_its_parts(tmp_path: Path) -> None:
+    runs = planned(
+        tmp_path,
+        datasets=["minibirds95", "minibirds100"],
+        methods=["erm", {"name": "aim", "grid": {"tau": [0.25, 0.5]}}],
+        seeds="0-1",
+        exclude=[{"dataset": "minibirds95", "seed": [1, 7]}, {"method.tau": 0.5}],
+    )
+    expected = {("minibirds95", 0), ("minibirds100", 0), ("minibirds100", 1)}
+    assert facts(runs) == {(method, *rest) for method in ("erm", "aim") for rest in expected}
+    assert len(runs) == 6
+
+
+def test_include_adds_runs_that_the_grid_has_not(tmp_path: Path) -> None:
+    include = [
+        {"method": "rwg", "datasets": ["minibirds95"], "seeds": [5]},
+        {"method": "erm", "datasets": ["minibirds100"]},  # is there already
+    ]
+    runs = planned(tmp_path, seeds="0-1", include=include)
+    assert facts(runs) == {
+        ("erm", "minibirds100", 0), ("erm", "minibirds100", 1), ("rwg", "minibirds95", 5),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", [{"method": "emr"}, {"method": "erm", "seed": 3}, {"method.tua": 0.25}])
+def test_exclude_that_matches_nothing_is_a_mistake(tmp_path: Path, pattern: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="matches no run"):
+        planned(tmp_path, exclude=[pattern])
+
+
+def test_states(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path)
+    folder = run.paths.run(run.config.run_id())
+    assert run.state == "waiting"
+    with Lease.try_take(folder) or pytest.fail("no lease"):
+        assert run.state == "running"
+    assert run.state == "stopped"
+    record = {"status": "failed", "rows": [{}], "machine": {"attempts": 1}, "schema_version": SCHEMA_VERSION}
+    result = folder / "result.json"
+    result.write_text(json.dumps(record))
+    assert run.state == "failed"
+    result.write_text(json.dumps({**record, "status": "finished"}))
+    assert (run.state, run.finished) == ("done", True)
+    result.write_text(json.dumps({**record, "status": "finished", "schema_version": SCHEMA_VERSION - 1}))
+    assert (run.state, run.finished) == ("stale", True)
+    result.write_text("{")
+    assert run.state == "stopped"
+
+
+def test_seconds_are_those_of_one_attempt(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path)
+    assert run.seconds() is None
+    folder = run.paths.run(run.config.run_id())
+    folder.mkdir(parents=True)
+    machine = {"attempts": 1, "started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:01:30+00:00"}
+    record = {"status": "finished", "rows": [{}], "machine": machine}
+    (folder / "result.json").write_text(json.dumps(record))
+    assert run.seconds() == 90
+    (folder / "result.json").write_text(json.dumps({**record, "machine": {**machine, "attempts": 2}}))
+    assert run.seconds() is None
