@@ -309,6 +309,6 @@ def _named(value: Any) -> Any:
 
 def _seeds(value: Any) -> Any:
     """``0-5`` as the numbers it stands for."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", value)):
-        return list(range(int(match[1]), int(match[2]) + 1))
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", value)):
+        return list(range(int(match[1]), int(match[2] or match[1]) + 1))
     return [value] if isinstance(value, int) else value

@@ -3,7 +3,7 @@
 A backbone learns to tell the 24 species of MiniBirds apart, before random backgrounds that mostly are neither land
 nor water. It never sees an image of a benchmark split, and it was made before any two methods were compared on it.
 
-Run it with one thread, from the repository's root; it takes about ten minutes for the residual network and twenty
+Run it with one thread, from the repository's root; it takes about ten minutes for the residual network, and 23
 for the ViT:
 
     python spurbench/assets/make_minibirds_backbones.py minibirds_resnet

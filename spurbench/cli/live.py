@@ -7,9 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["live_observer"]
+__all__ = ["live_board", "live_observer"]
 
 _PLAIN_SECONDS = 10.0
 """Time between two plain progress lines within one task."""
@@ -73,7 +81,66 @@ def live_observer(title: str) -> Iterator[_Plain | _Live]:
         plain.note(title)
         yield plain
         return
-    columns = (
+    with Progress(*_columns(), console=console, transient=True) as bar:
+        live = _Live(console, bar)
+        live.note(title)
+        yield live
+
+
+class _PlainBoard(_Plain):
+    """Plain lines that begin with the worker's number."""
+
+    def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        self.progress(f"[{worker + 1}] {run}: {task}", done, total, values)
+
+    def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
+        self.note(f"[{worker + 1}] {run}: {_epoch_line(row)}")
+
+
+class _LiveBoard:
+    """One moving line per worker, what has ended above them."""
+
+    def __init__(self, console: Console, bar: Progress, jobs: int) -> None:
+        self._console = console
+        self._bar = bar
+        self._tasks = [bar.add_task("idle", total=1, values="") for _ in range(jobs)]
+        self._validation = [""] * jobs
+        self._runs = [""] * jobs
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        if self._runs[worker] != run:
+            self._runs[worker], self._validation[worker] = run, ""
+            self._bar.reset(self._tasks[worker])
+        text = f"{_values(values)} {self._validation[worker]}".strip() if values else ""
+        self._bar.update(
+            self._tasks[worker], completed=done, total=total, description=f"{worker + 1} {run}: {task}", values=text
+        )
+
+    def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
+        if row["val_wga"] is not None:
+            self._validation[worker] = f"val WGA {row['val_wga']:.3f}"
+
+
+@contextmanager
+def live_board(title: str, jobs: int) -> Iterator[_PlainBoard | _LiveBoard]:
+    """What ``jobs`` workers do, on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        plain = _PlainBoard()
+        plain.note(title)
+        yield plain
+        return
+    with Progress(*_columns(), console=console, transient=True) as bar:
+        live = _LiveBoard(console, bar, jobs)
+        live.note(title)
+        yield live
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[values]}"),
@@ -81,10 +148,6 @@ def live_observer(title: str) -> Iterator[_Plain | _Live]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        live = _Live(console, bar)
-        live.note(title)
-        yield live
 
 
 def _values(values: Mapping[str, float]) -> str:

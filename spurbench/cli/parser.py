@@ -97,6 +97,10 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
     )
     parser.add_argument("file", help="YAML file with datasets, methods and seeds")
     parser.add_argument("--launcher", choices=("local",), default="local", help="where runs are executed")
+    parser.add_argument(
+        "--jobs", type=_jobs, default=1, metavar="N",
+        help="runs at once; on several GPUs they take turns (default: %(default)s)",
+    )  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print what would run, and what is done")
     what.add_argument("--status", action="store_true", help="print where every run stands, and how long the rest takes")
@@ -282,6 +286,12 @@ def _command(commands, name: str, summary: str, example: str, module: str | None
     parser.set_defaults(module=module or name, parser=parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of runs from 1, got '{text}'")
+    return int(text)
 
 
 def _seed(text: str) -> int:

@@ -1,6 +1,7 @@
 """``spurbench sweep``: bring a grid to completion."""
 
 import argparse
+import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from spurbench.cli.common import paths_of, plugins_of, print_json
-from spurbench.cli.live import live_observer
+from spurbench.cli.live import live_board, live_observer
 from spurbench.cli.render import percent, print_table
 
 _ORDER = ("done", "stale", "running", "stopped", "failed", "waiting")
@@ -33,14 +34,26 @@ def execute(options: argparse.Namespace) -> int:
     if counts["failed"] and not options.retry_failed:
         print(f"{counts['failed']} failed before and are left alone; --retry-failed tries them again", file=sys.stderr)
     results, failures = [], 0
-    with live_observer(f"sweep {options.file}") as live:
-        for run, outcome in launch_local(missing, device=options.device, plugins=plugins, observer=live):
+    title = f"sweep {options.file}"
+    with contextlib.ExitStack() as stack:
+        outcomes: Any
+        if options.jobs > 1:
+            from spurbench.launch.pool import run_pool
+
+            board = stack.enter_context(live_board(title, options.jobs))
+            note = board.note
+            outcomes = run_pool(missing, jobs=options.jobs, device=options.device, plugins=plugins, board=board)
+        else:
+            live = stack.enter_context(live_observer(title))
+            note = live.note
+            outcomes = launch_local(missing, device=options.device, plugins=plugins, observer=live)
+        for run, outcome in outcomes:
             if not isinstance(outcome, dict):
                 failures += 1
                 continue
             row = outcome["rows"][0]
             results.append({"run_id": run.config.run_id(), **{key: row[key] for key in ("label", "dataset", "seed")}})
-            live.note(
+            note(
                 f"{row['label']} on {row['dataset']}, seed {row['seed']}: accuracy {percent(row['accuracy'])}, "
                 f"WGA {percent(row['worst_group_accuracy'])} ({row['selection']})"
             )

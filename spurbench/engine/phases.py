@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +20,20 @@ from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.engine.observer import Observer
 from spurbench.engine.restore import weights_file
 from spurbench.engine.selection import best_epochs, default_rule, rules_for
-from spurbench.engine.sharing import Outcome, link_file, load_outcome, phase_key, publish_outcome
+from spurbench.engine.sharing import Outcome, PhaseHeld, link_file, load_outcome, phase_key, publish_outcome
 from spurbench.engine.stop import StopFlag
 from spurbench.engine.training import Meter, PhaseState, make_optimizer, set_trainable, train_phase
 from spurbench.errors import AccessDenied, ConfigError, ResultConflict
 from spurbench.io import write_json
+from spurbench.lease import Lease
 from spurbench.method import BaseMethod, Phase, TaskInfo, Views
 from spurbench.metrics.group import accuracy, worst_group
 from spurbench.rng import seed_for
 from spurbench.types import Access
 
 __all__ = ["Candidate", "Trainer"]
+
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Trainer:
     """Folder of phases that several runs have in common."""
     reuse: bool
     """Whether a phase that another run trained may be taken over."""
+    patient: bool
+    """Whether to wait for a phase that another run is training."""
     method: BaseMethod[Any]
     info: DatasetInfo
     fingerprint: str
@@ -176,15 +182,35 @@ class Trainer:
         if key is None:
             self._train(phase, position, view, state)
             return
-        outcome = load_outcome(self.shared / key) if self.reuse else None
-        if outcome is not None:
-            self._take_over(phase, position, state, outcome)
-            return
-        self._train(phase, position, view, state)
+        folder = self.shared / key
+        while True:
+            outcome = load_outcome(folder) if self.reuse else None
+            if outcome is not None:
+                self._take_over(phase, position, state, outcome)
+                return
+            lease = Lease.try_take(folder)
+            if lease is not None:
+                break
+            if not self.patient:
+                raise PhaseHeld
+            self.observer.progress(f"waiting for phase {phase.name} of another run", 0, 1, {})
+            self.stop.check()
+            time.sleep(_POLL_SECONDS)
+        with lease:
+            # It may have been finished between the look and the lease.
+            outcome = load_outcome(folder) if self.reuse else None
+            if outcome is not None:
+                self._take_over(phase, position, state, outcome)
+                return
+            self._train(phase, position, view, state)
+            self._publish(position, state, folder)
+
+    def _publish(self, position: int, state: PhaseState, folder: Path) -> None:
+        """Offer the phase that has just ended to other runs."""
         rows = self._rows_of(position)
         chosen = best_epochs(rows, self._rules_at(position))
         publish_outcome(
-            self.shared / key,
+            folder,
             Outcome(
                 model=self.model.state_dict(),
                 optimizer=state.optimizer.state_dict(),

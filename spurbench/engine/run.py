@@ -24,6 +24,7 @@ from spurbench.engine.phases import Trainer
 from spurbench.engine.provenance import git_state, now_utc, versions_json
 from spurbench.engine.record import failed_record
 from spurbench.engine.results import evaluate_candidates
+from spurbench.engine.sharing import PhaseHeld
 from spurbench.engine.stop import Interrupted, StopFlag, stop_on_signals
 from spurbench.errors import ConfigError, ResultConflict, RunFailed, SpurbenchError
 from spurbench.io import read_json, remove_leftovers, write_json
@@ -52,6 +53,7 @@ class _Job:
     stop: StopFlag
     launcher: str
     force: bool
+    wait: bool
 
     @property
     def folder(self) -> Path:
@@ -75,7 +77,8 @@ def run_one(
 
     Args:
         force: start over even if a finished record exists; it stays until the new one replaces it.
-        wait: whether to wait for another process that holds the run; if not, None is returned.
+        wait: whether to wait for another process that holds the run, or trains a phase that this run can take over;
+            if not, None is returned.
 
     Returns:
         The record, as in ``result.json``.
@@ -95,6 +98,7 @@ def run_one(
             stop=stop,
             launcher=launcher,
             force=force,
+            wait=wait,
         )
         record = finished_record(job.folder)
         if record is not None and not force:
@@ -112,7 +116,10 @@ def run_one(
                 return _reused(job, record)
             if force:
                 _forget(job.folder)
-            record = _work(job, dataset)
+            try:
+                record = _work(job, dataset)
+            except PhaseHeld:
+                return None
             stop.check()  # a signal that came too late to stop this run still has to stop whatever would follow
             return record
 
@@ -150,6 +157,11 @@ def _work(job: _Job, dataset: Dataset) -> dict[str, Any]:
         with _threads(job):
             record = _train_and_evaluate(job, dataset, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
+        raise
+    except PhaseHeld:
+        write_json(
+            job.folder / "config.json", {**read_json(job.folder / "config.json"), "attempts": started["attempts"] - 1}
+        )
         raise
     except Exception as error:
         raise _failure(job, error, started) from error
@@ -190,6 +202,7 @@ def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[
         folder=job.folder,
         shared=job.paths.results / "phases",
         reuse=not job.force,
+        patient=job.wait,
         method=method,
         info=dataset.info,
         fingerprint=dataset.fingerprint(),

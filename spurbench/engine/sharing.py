@@ -24,10 +24,14 @@ from spurbench.config import RunConfig
 from spurbench.data.view import View
 from spurbench.method import BaseMethod, Phase
 
-__all__ = ["Outcome", "load_outcome", "phase_key", "publish_outcome"]
+__all__ = ["Outcome", "PhaseHeld", "link_file", "load_outcome", "phase_key", "publish_outcome"]
 
 _PLAIN = ("build", "training_step", "evaluate", "head", "state_dict")
 """Members that decide what a phase computes; a method that overrides one trains its own."""
+
+
+class PhaseHeld(Exception):
+    """Another process is training an equal phase, and this run need not wait for it."""
 
 
 def phase_key(

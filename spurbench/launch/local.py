@@ -1,4 +1,4 @@
-"""Runs one after another in this process. Several processes may work on one sweep at once."""
+"""Runs one after another in this process; ``pool.py`` has several at once. Several launchers may share a sweep."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

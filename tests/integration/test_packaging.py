@@ -45,7 +45,8 @@ def test_wheel_contains_every_module_and_data_file(wheel: Path) -> None:
     for folder, prefix in (("spurbench", ""), ("methods", "spurbench/"), ("datasets", "spurbench/")):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{prefix}{path.relative_to(ROOT).as_posix()}" in inside
-    assert "spurbench/assets/minibirds_resnet.safetensors" in inside
+    assert {f"spurbench/assets/minibirds_{net}.safetensors" for net in ("resnet", "vit")} <= inside
+    assert "spurbench/templates/method.py.txt" in inside
     assert "spurbench/presets/minibirds.yaml" in inside
     assert "spurbench/py.typed" in inside
     assert not [name for name in inside if name.startswith(("methods/", "datasets/", "tests/"))]

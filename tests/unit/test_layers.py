@@ -199,7 +199,7 @@ def test_no_branch_on_the_name_of_a_method_or_dataset() -> None:
 def test_no_branch_on_the_name_of_a_backbone() -> None:
     import timm
 
-    names = set(timm.list_models()) | {"minibirds_resnet"}
+    names = set(timm.list_models()) | {"minibirds_resnet", "minibirds_vit"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} decides by '{text}'"
         for part, path in files()
