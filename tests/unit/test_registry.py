@@ -179,7 +179,7 @@ def test_unknown_names_offer_the_closest_and_all() -> None:
     with pytest.raises(ConfigError) as caught:
         load_registry("methods").get("amm")
     message = str(caught.value)
-    assert message.startswith("unknown method 'amm'; did you mean 'aim'? available: aim, ")
+    assert message.startswith("unknown method 'amm'; did you mean 'aim'? available: afr, aim, ")
     assert message.endswith("(see: spurbench list methods)")
     with pytest.raises(ConfigError, match=r"unknown dataset 'qqqq'; available: .*minibirds100"):
         load_registry("datasets").get("qqqq")
