@@ -253,7 +253,7 @@ class AIM(BaseMethod[AIMConfig]):
             stage_masks=tuple(mask[:, 0] for mask in out.masks),
         )
 
-    def found(self, model: nn.Module) -> Mapping[str, float]:
+    def found_options(self, model: nn.Module) -> Mapping[str, float]:
         """The searched tau."""
         assert isinstance(model, AIMModel)
         return {} if model.tau is None else {"tau": float(model.tau)}

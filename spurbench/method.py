@@ -150,7 +150,7 @@ class Method(Protocol):
     def cam_layer(self, model: nn.Module) -> nn.Module:
         """The module with NCHW output that GradCAM explains."""
 
-    def found(self, model: nn.Module) -> Mapping[str, float]:
+    def found_options(self, model: nn.Module) -> Mapping[str, float]:
         """What training found in place of an option, by the result row's column, such as ``tau``."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class BaseMethod(Generic[ConfigT]):
         assert isinstance(model, Classifier)
         return model.backbone.last_map
 
-    def found(self, model: nn.Module) -> Mapping[str, float]:
+    def found_options(self, model: nn.Module) -> Mapping[str, float]:
         """Values that training found where an option left them open, by the result row's column."""
         return {}
 

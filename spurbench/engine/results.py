@@ -33,7 +33,7 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
         if candidate.epoch not in measured:  # rules often agree: each epoch is measured once
             model = trainer.load_candidate(candidate)
             measured[candidate.epoch] = trainer.scorer.measure(model, arrays, trainer.observer, trainer.stop)
-            found[candidate.epoch] = dict(trainer.method.found(model))
+            found[candidate.epoch] = dict(trainer.method.found_options(model))
             trainer.stop.check()
         row = measured_row(
             config,
