@@ -147,8 +147,8 @@ def last_stage(backbone: Backbone, image_size: int | None) -> tuple[str, int]:
     in_nchw = getattr(backbone.trunk, "output_fmt", "NCHW") == "NCHW"
     if not name or not is_spatial or not in_nchw:
         raise ConfigError(
-            f"cad runs the last stage at two resolutions, and that of {backbone.name} is not made of convolutions on "
-            "NCHW maps; choose a ConvNet such as resnet50, convnext_tiny or minibirds_resnet"
+            f"cad runs the last stage at two resolutions, and what timm names as that of {backbone.name} has no "
+            "spatial convolution on NCHW maps; choose a ConvNet such as resnet50, convnext_tiny or minibirds_resnet"
         )
     twin = copy.deepcopy(backbone).to("meta").eval()
     inputs: list[Tensor] = []

@@ -221,11 +221,13 @@ def explain_validation(error: ValidationError, section: str, known: Mapping[str,
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
             names = sorted(_fields_at(problem["loc"][:-1], known or {}))
-            allowed = f"{did_you_mean(key, names)} available: {', '.join(names)}" if names else ""
+            allowed = f"{did_you_mean(key, names)} available: {', '.join(names)}" if names else "; there are no options"
             lines.append(f"unknown option '{path}'{allowed}")
         else:
-            told.setdefault((path, repr(problem["input"])), []).append(problem["msg"].removeprefix("Value error, "))
-    lines += [f"{path}: {'; or: '.join(messages)} (got {value})" for (path, value), messages in told.items()]
+            # A rule between fields has their whole section as its input.
+            value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+            told.setdefault((path, value), []).append(problem["msg"].removeprefix("Value error, "))
+    lines += [f"{path}: {'; or: '.join(messages)}{value}" for (path, value), messages in told.items()]
     return ConfigError("\n".join(lines))
 
 

@@ -103,6 +103,9 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     checked = method_options(entry.value, options)
     trunk = describe_backbone(backbone.name)
     entry.value(checked).check(trunk)
+    recipe = parts["train"]
+    assert isinstance(recipe, TrainConfig)
+    entry.value(checked).phases(recipe)  # a recipe that the method cannot follow is refused here
     inputs = parts["input"]
     assert isinstance(inputs, InputConfig)
     trunk.require_image_size(inputs.image_size)

@@ -68,8 +68,8 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
             percent(entry["mask_density_mean"]),
             erasure_text(entry),
             _spread(entry, "group_mean_accuracy"),
-            f"{entry['gmacs']:.3f} (+{entry['gmacs'] - entry['gmacs_backbone']:.3f})",
-            f"{entry['params'] / 1e6:.2f} (+{(entry['params'] - entry['params_backbone']) / 1e6:.2f})",
+            f"{entry['gmacs']:.3f} ({entry['gmacs'] - entry['gmacs_backbone']:+.3f})",
+            f"{entry['params'] / 1e6:.2f} ({(entry['params'] - entry['params_backbone']) / 1e6:+.2f})",
             entry["access"],
         ]
         for entry, label in zip(table, labels, strict=True)

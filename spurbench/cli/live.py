@@ -163,4 +163,6 @@ def _epoch_line(row: Mapping[str, Any]) -> str:
     parts.append(f"val accuracy {row['val_accuracy']:.3f}")
     if row["val_wga"] is not None:
         parts.append(f"val WGA {row['val_wga']:.3f}")
+    elif row["val_worst_class"] is not None:
+        parts.append(f"val worst class {row['val_worst_class']:.3f}")
     return "  ".join(parts)

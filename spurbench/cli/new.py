@@ -5,6 +5,7 @@ import keyword
 import re
 import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -18,6 +19,10 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"'{options.name}' is no name for a method; use letters, digits and _, for example my_method")
     if name in (taken := load_registry("methods").entries):
         raise ConfigError(f"method '{name}' exists already ({taken[name].origin}); choose another name")
+    if find_spec(name) is not None:
+        raise ConfigError(
+            f"{name}.py would hide the module '{name}' from Python; choose another name, such as my_{name}"
+        )
     folder = Path(options.to).expanduser()
     words = {"__NAME__": name, "__CLASS__": "".join(part.capitalize() for part in name.split("_"))}
     paths = {f"{stem}.py.txt": folder / f"{stem.replace('method', name)}.py" for stem in ("method", "test_method")}

@@ -30,8 +30,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
                 _with_interval(row),
                 row["worst_group"] or "-",
                 f"{percent(row.get('epg'))} {row.get('epg_source') or ''}".strip(),
-                f"{row['gmacs']:.3f} (+{row['gmacs'] - row['gmacs_backbone']:.3f})",
-                f"{row['params'] / 1e6:.2f} (+{(row['params'] - row['params_backbone']) / 1e6:.2f})",
+                f"{row['gmacs']:.3f} ({row['gmacs'] - row['gmacs_backbone']:+.3f})",
+                f"{row['params'] / 1e6:.2f} ({(row['params'] - row['params_backbone']) / 1e6:+.2f})",
             ]
             for row in rows
         ],

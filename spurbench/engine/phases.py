@@ -258,7 +258,8 @@ class Trainer:
         row |= {"position": position, "eligible": eligible, **self._validate("val")}
         if self.config.evaluation.oracle:
             test = self._validate("test")
-            row |= {"test_n": test["val_n"], "test_correct": test["val_correct"], "oracle_test_wga": test["val_wga"]}
+            score = test["val_worst_class"] if self.info.attributes is None else test["val_wga"]
+            row |= {"test_n": test["val_n"], "test_correct": test["val_correct"], "oracle_test_wga": score}
         self.rows.append(row)
         chosen = best_epochs(self._rows_of(position), self._rules_at(position))
         kept = {epoch for epoch, _ in chosen.values()}
@@ -287,7 +288,8 @@ class Trainer:
             "val_n": groups.n.tolist(),
             "val_correct": groups.correct.tolist(),
             "val_accuracy": accuracy(groups),
-            "val_wga": None if worst is None else worst[0],
+            # Without an attribute groups are the classes, which have a score of their own.
+            "val_wga": None if worst is None or self.info.attributes is None else worst[0],
             "val_worst_class": None if worst_class is None else worst_class[0],
             "val_density": density,
         }

@@ -17,6 +17,9 @@ from spurbench.nn.classifier import Classifier
 
 __all__ = ["evaluate_candidates"]
 
+_DEAD = 1e-3
+"""Mask density below which people are told."""
+
 
 def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows, one per selection rule, and the measured machine columns. Writes the run's Parquet tables."""
@@ -33,6 +36,11 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
         if candidate.epoch not in measured:  # rules often agree: each epoch is measured once
             model = trainer.load_candidate(candidate)
             measured[candidate.epoch] = trainer.scorer.measure(model, arrays, trainer.observer, trainer.stop)
+            if (density := measured[candidate.epoch].mask_density) is not None and density < _DEAD:
+                trainer.observer.note(
+                    f"note: the mask of epoch {candidate.epoch + 1} is empty on {arrays.name} "
+                    f"(density {density:.4f}); EPG and erasure of it say nothing about where the model looks"
+                )
             found[candidate.epoch] = dict(trainer.method.found_options(model))
             trainer.stop.check()
         row = measured_row(

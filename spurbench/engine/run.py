@@ -292,6 +292,7 @@ def _check_access(job: _Job, dataset: Dataset) -> None:
         raise ConfigError(
             f"method {name} needs {what} ({missing.names()}), and {info.name} has none; "
             f"methods that do without: {', '.join(others)}"
+            + ("; a metadata.csv has groups if it has a column place or a" if info.attributes is None else "")
         )
 
 

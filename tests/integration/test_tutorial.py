@@ -55,7 +55,13 @@ def test_new_method_conforms_and_its_test_passes(
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("erm", "exists already"), ("2nd", "is no name"), ("class", "is no name"), ("a b", "no name")],
+    [
+        ("erm", "exists already"),
+        ("2nd", "is no name"),
+        ("class", "is no name"),
+        ("torch", "would hide"),
+        ("a b", "no name"),
+    ],
 )
 def test_bad_names_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, expected: str

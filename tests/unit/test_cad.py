@@ -263,7 +263,7 @@ def test_options() -> None:
 
 @pytest.mark.parametrize("backbone", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "vgg11", "densenet121"])
 def test_other_trunks_are_refused(backbone: str) -> None:
-    with pytest.raises(ConfigError, match="not made of convolutions on NCHW maps; choose a ConvNet such as resnet50"):
+    with pytest.raises(ConfigError, match="no spatial convolution on NCHW maps; choose a ConvNet such as resnet50"):
         CAD(CADConfig()).check(describe_backbone(backbone))
 
 

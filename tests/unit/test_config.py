@@ -510,3 +510,15 @@ def test_another_backbone_does_not_inherit_weights(tmp_path: Path) -> None:
     assert config.backbone == BackboneConfig(name="resnet50", weights="tag:a1_in1k")
     assert resolve(backbone="resnet50", weights="none").backbone.weights == "none"
     assert resolve().backbone.weights.startswith("sha256:")
+
+
+def test_recipe_that_a_method_cannot_follow_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="at least two epochs"):
+        resolve("aim[1,auto]", overrides={"train.epochs": 1})
+
+
+def test_rule_between_fields_prints_no_python_and_a_method_without_options_says_so() -> None:
+    message = refusal("erm", overrides={"input.image_size": 96})
+    assert "larger than the cached frame" in message
+    assert "{" not in message
+    assert "there are no options" in refusal("rwg", overrides={"method.passes": "steps"})

@@ -558,6 +558,12 @@ def test_labels_that_the_data_lack_are_refused_before_anything_is_written(bench:
     assert not bench.paths.results.exists()
 
 
+def test_empty_mask_is_told(bench: Bench) -> None:
+    observer = StopAfter(-1)
+    bench.run(bench.config("blind"), observer=observer)
+    assert any("mask" in note and "is empty on test" in note for note in observer.notes)
+
+
 def test_number_of_threads_is_the_next_runs_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     before = torch.get_num_threads()
