@@ -16,7 +16,7 @@ def execute(options: argparse.Namespace) -> int:
     paths = paths_of(options)
     device, plugins = choose_device(options.device), plugins_of(options)
     sheet = []
-    for folder in find_runs(paths.results, options.run):
+    for folder in find_runs(paths.results, options.run, options.dataset):
         try:
             sheet.append(
                 explain(

@@ -145,6 +145,7 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument(
         "run", nargs="*", help="run ids (their first digits are enough) or folders of runs; all below --results if none"
     )
+    parser.add_argument("--dataset", help="only runs on this dataset, where none is named")
     parser.add_argument("-o", "--output", default="masks.png", help="picture to write (default: %(default)s)")
     parser.add_argument("--count", type=int, default=12, metavar="N", help="images (default: %(default)s)")
     parser.add_argument("--select", choices=_RULES, help="rule whose weights are used (default: the run's first)")

@@ -54,17 +54,32 @@ class ExplainedRun:
     items: list[Explained]
 
 
-def find_runs(results: Path, names: Sequence[str]) -> list[Path]:
+def find_runs(results: Path, names: Sequence[str], dataset: str | None = None) -> list[Path]:
     """Folders of runs, by id, by the first digits of an id, or by path; every finished run if none is named.
+
+    Args:
+        dataset: only runs on this dataset, where none is named.
 
     Raises:
         DataMissing: a name that fits no run or several, or no finished run at all.
+        ConfigError: runs on several datasets, which share no images.
     """
     if names:
         return [_find_run(results, name) for name in names]
-    found = [path for path in sorted((results / "runs").glob("*")) if finished_record(path) is not None]
+    records = [(path, finished_record(path)) for path in sorted((results / "runs").glob("*"))]
+    datasets = {path: str(record["rows"][0]["dataset"]) for path, record in records if record is not None}
+    found = [path for path, name in datasets.items() if dataset in (None, name)]
     if not found:
-        raise DataMissing(f"there is no finished run below {results}; make one with spurbench run, or see --results")
+        where = f"on {dataset} " if dataset and datasets else ""
+        raise DataMissing(
+            f"there is no finished run {where}below {results}; make one with spurbench run, or see --results"
+        )
+    different = sorted({datasets[path] for path in found})
+    if len(different) > 1:
+        raise ConfigError(
+            f"runs below {results} are on {', '.join(different)}, which share no images; "
+            f"choose one, for example --dataset {different[0]}, or name runs by id"
+        )
     return found
 
 
