@@ -3,19 +3,20 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spurbench.backbone import Backbone, build_backbone
 from spurbench.checkpoint import load_tensors, save_tensors
 from spurbench.config import RunConfig
 from spurbench.data.view import View
 from spurbench.dataset import DatasetInfo
+from spurbench.engine.artifacts import FolderStore
 from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.engine.observer import Observer
 from spurbench.engine.restore import weights_file
@@ -23,7 +24,7 @@ from spurbench.engine.selection import best_epochs, default_rule, rules_for
 from spurbench.engine.sharing import Outcome, PhaseHeld, link_file, load_outcome, phase_key, publish_outcome
 from spurbench.engine.stop import StopFlag
 from spurbench.engine.training import Meter, PhaseState, make_optimizer, set_trainable, train_phase
-from spurbench.errors import AccessDenied, ConfigError, ResultConflict
+from spurbench.errors import ResultConflict
 from spurbench.io import write_json
 from spurbench.lease import Lease
 from spurbench.method import BaseMethod, Phase, TaskInfo, Views
@@ -368,51 +369,16 @@ class Trainer:
         """Whose weights a phase keeps: the last one's make the run's rows, earlier ones serve the next phase."""
         return self.rules if position == len(self.phases) - 1 else self.inner_rules
 
-    def _store(self, position: int) -> "_Store":
+    def _store(self, position: int) -> FolderStore:
         rows = self._rows_of(position - 1)
         chosen = best_epochs(rows, self.inner_rules) if rows else {}
-        return _Store(
+        return FolderStore(
             folder=self.folder / "artifacts",
             weights={rule: self._weights_path(position - 1, epoch) for rule, (epoch, _) in chosen.items()},
             access=self.method.access,
             seed=self.config.seed,
             position=position,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Store:
-    """``ArtifactStore`` on the run's folder; holds plain values, since from here a method could reach all the rest."""
-
-    folder: Path
-    weights: Mapping[str, Path]
-    """What the previous phase kept, by rule."""
-    access: Access
-    seed: int
-    position: int
-
-    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        path = self.folder / f"{name}.pt"
-        saved = load_tensors(path)
-        if saved is None:
-            saved = {"value": make().cpu()}
-            save_tensors(path, saved)
-        # What follows draws the same whether the value was computed or reloaded.
-        torch.manual_seed(seed_for(self.seed, "global", self.position, name))
-        value: Tensor = saved["value"]
-        return value
-
-    def candidate(self, rule: str) -> dict[str, Tensor]:
-        if rule not in self.weights:
-            offered = ", ".join(self.weights) or "none"
-            raise ConfigError(f"no weights were kept for rule '{rule}'; the phase offers {offered}")
-        if rule == "val_wga" and Access.VAL_GROUPS not in self.access:
-            raise AccessDenied(
-                "choosing weights by val_wga reads validation groups: add Access.VAL_GROUPS to the method"
-            )
-        state = load_tensors(self.weights[rule])
-        assert state is not None, rule
-        return state
 
 
 def _no_optimizer() -> torch.optim.Optimizer:

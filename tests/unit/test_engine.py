@@ -15,6 +15,7 @@ from spurbench.checkpoint import load_tensors, save_tensors
 from spurbench.config import OptimizerConfig, RunConfig, RunPaths
 from spurbench.dataset import DatasetInfo
 from spurbench.engine import run_one
+from spurbench.engine.artifacts import FolderStore
 from spurbench.engine.restore import restore_model
 from spurbench.engine.run import finished_record
 from spurbench.engine.selection import best_epochs, default_rule, rules_for
@@ -473,10 +474,9 @@ class TestPhases:
     def test_candidates_that_a_method_may_not_have(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch, rule: str, error: type[SpurbenchError], words: str
     ) -> None:
-        from spurbench.engine import phases
 
-        original = phases._Store.candidate
-        monkeypatch.setattr(phases._Store, "candidate", lambda store, _: original(store, rule))
+        original = FolderStore.candidate
+        monkeypatch.setattr(FolderStore, "candidate", lambda store, _: original(store, rule))
         with pytest.raises(error, match=words):
             bench.run(bench.config("chain"))
 
