@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from spurbench.config import TrainConfig
 from spurbench.data.view import View
+from spurbench.inference import extract
 from spurbench.method import ArtifactStore, BaseMethod, MethodConfig, Phase, Views
 
 __all__ = ["METHOD"]
@@ -87,13 +88,7 @@ class JTT(BaseMethod[JTTConfig]):
 
     def errors(self, model: nn.Module, view: View) -> Tensor:
         """[N], bool: which of the view's samples are misclassified in evaluation mode, without augmentation."""
-        model.eval()
-        with torch.inference_mode():
-            wrong = [
-                self.evaluate(model, batch.images).logits.argmax(1) != batch.y
-                for batch in view.loader(shuffle=False, augment=False)
-            ]
-        return torch.cat(wrong).cpu()
+        return extract(self, model, view).predicted() != view.y
 
     def _warn(self, wrong: Tensor, times: Tensor) -> None:
         """Log that JTT has become ERM, or very slow."""

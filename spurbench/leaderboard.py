@@ -1,11 +1,12 @@
 """Run records to tables. The selection rule is chosen here, when a table is made."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spurbench.dotted import dotted
 from spurbench.io import read_json
 from spurbench.metrics.stats import mean_sd
 from spurbench.schema import COLUMNS
@@ -203,7 +204,7 @@ def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
     group = sorted(group, key=lambda row: row["seed"])
     summary: dict[str, Any] = {key: group[0].get(key) for key in _SHARED}
     config = json.loads(group[0]["config_json"])
-    summary["options"] = {**config["method"]["config"], **_dotted("train", config.get("train", {}))}
+    summary["options"] = {**config["method"]["config"], **dotted("train", config.get("train", {}))}
     summary["seeds"] = [row["seed"] for row in group]
     summary["n_seeds"] = len(group)
     for name in _AVERAGED:
@@ -211,10 +212,3 @@ def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
         mean, deviation = mean_sd(values) if values else (None, None)
         summary |= {f"{name}_mean": mean, f"{name}_sd": deviation, f"{name}_values": values}
     return summary
-
-
-def _dotted(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _dotted(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
-    return flat

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from spurbench.config import RunConfig, RunPaths, explain_validation
+from spurbench.dotted import dotted
 from spurbench.engine.run import finished_record
 from spurbench.errors import ConfigError
 from spurbench.io import read_json
@@ -247,7 +248,7 @@ def _resolved(
             seed=seed,
             preset=sweep.preset,
             backbone=backbone,
-            overrides={**_dotted("train", sweep.train), **sweep.set, **_dotted("train", method.train), **options},
+            overrides={**dotted("train", sweep.train), **sweep.set, **dotted("train", method.train), **options},
             plugins=plugins,
         )
         config, run_paths = resolve_run(request, paths)
@@ -270,7 +271,7 @@ def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> boo
     }
     for name, part in document.items():
         if isinstance(part, dict):
-            facts |= {key: [value] for key, value in _dotted(name, part).items()}
+            facts |= {key: [value] for key, value in dotted(name, part).items()}
     for key, wanted in pattern.items():
         if not any(value in facts.get(key, []) for value in (wanted if isinstance(wanted, list) else [wanted])):
             return False
@@ -292,15 +293,6 @@ def _draw(source: Range | list[Any], rng: random.Random) -> Any:
     if not source.log:
         return float(f"{rng.uniform(source.low, source.high):.3g}")
     return float(f"{math.exp(rng.uniform(math.log(source.low), math.log(source.high))):.3g}")
-
-
-def _dotted(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested options as dotted keys, so that a partial section does not replace the preset's."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}"
-        flat |= _dotted(path, value) if isinstance(value, dict) else {path: value}
-    return flat
 
 
 def _named(value: Any) -> Any:

@@ -185,9 +185,7 @@ class Trainer:
             return
         folder = self.shared / key
         while True:
-            outcome = load_outcome(folder) if self.reuse else None
-            if outcome is not None:
-                self._take_over(phase, position, state, outcome)
+            if self._taken_over(folder, phase, position, state):
                 return
             lease = Lease.try_take(folder)
             if lease is not None:
@@ -199,9 +197,7 @@ class Trainer:
             time.sleep(_POLL_SECONDS)
         with lease:
             # It may have been finished between the look and the lease.
-            outcome = load_outcome(folder) if self.reuse else None
-            if outcome is not None:
-                self._take_over(phase, position, state, outcome)
+            if self._taken_over(folder, phase, position, state):
                 return
             self._train(phase, position, view, state)
             self._publish(position, state, folder)
@@ -222,8 +218,11 @@ class Trainer:
             ),
         )
 
-    def _take_over(self, phase: Phase, position: int, state: PhaseState, outcome: Outcome) -> None:
-        """Stand where training would have ended."""
+    def _taken_over(self, folder: Path, phase: Phase, position: int, state: PhaseState) -> bool:
+        """Stand where training would have ended, if another run has left that here."""
+        outcome = load_outcome(folder) if self.reuse else None
+        if outcome is None:
+            return False
         self.model.load_state_dict(outcome.model)
         state.optimizer.load_state_dict(outcome.optimizer)
         state.seconds, state.images = outcome.seconds, outcome.images
@@ -233,6 +232,7 @@ class Trainer:
         for row in outcome.rows:
             self._remember({**row, "phase": phase.name, "shared": True})
         self.observer.note(f"phase {phase.name}: taken from a run with an equal one")
+        return True
 
     def _train(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
         if phase.epochs == 0:

@@ -474,7 +474,6 @@ class TestPhases:
     def test_candidates_that_a_method_may_not_have(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch, rule: str, error: type[SpurbenchError], words: str
     ) -> None:
-
         original = FolderStore.candidate
         monkeypatch.setattr(FolderStore, "candidate", lambda store, _: original(store, rule))
         with pytest.raises(error, match=words):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("errors", "types"),
-    ("config", "schema", "registry", "rng", "io"),
+    ("config", "dotted", "schema", "registry", "rng", "io"),
     ("nn", "metrics", "attribution", "data", "backbone", "checkpoint", "lease", "zoo"),
     ("method", "dataset", "inference"),
     ("methods", "datasets"),
