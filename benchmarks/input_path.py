@@ -5,6 +5,7 @@ The same model takes the same optimizer steps on batches from three sources, in 
     cache      the uint8 frame cache with batched augmentation, as `spurbench run` uses it
     loader     torch DataLoader with 2 workers, decoding JPEGs with PIL, torchvision transforms
     synthetic  tensors that are already there: the upper bound
+    resident   on an accelerator: the cache's frames copied to the device once
 
     python benchmarks/input_path.py                  ResNet-18 at 224 px, about two minutes on 2 CPU cores
     python benchmarks/input_path.py --json           one document with `ratio_to_upper_bound`
@@ -14,6 +15,7 @@ matter much; single images/s do.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -36,7 +38,7 @@ from spurbench.config import BackboneConfig, InputConfig, OptimizerConfig
 from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
 from spurbench.datasets.folder import DATASETS
-from spurbench.engine.device import device_name, synchronize
+from spurbench.engine.device import choose_device, device_name, synchronize
 from spurbench.engine.training import make_optimizer
 from spurbench.nn.classifier import Classifier
 from spurbench.types import Access
@@ -48,7 +50,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     """Measure and print."""
     options = parse()
-    device = torch.device(options.device)
+    device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = write_jpegs(Path(name) / "birds", options.images)
         step = make_step(options, device)
@@ -57,6 +59,8 @@ def main() -> None:
             "loader": lambda: decoding(folder, options, device),
             "synthetic": lambda: synthetic(options, device),
         }
+        if device.type != "cpu":
+            sources["resident"] = lambda: cached(folder, Path(name) / "cache", options, device, resident=True)
         opened = {source: make() for source, make in sources.items()}
         rates: dict[str, list[float]] = {source: [] for source in sources}
         for repeat in range(options.repeats + 1):
@@ -117,12 +121,16 @@ def make_step(options: argparse.Namespace, device: torch.device) -> Callable[[Te
     return step
 
 
-def cached(folder: Path, cache: Path, options: argparse.Namespace, device: torch.device) -> Batches:
+def cached(
+    folder: Path, cache: Path, options: argparse.Namespace, device: torch.device, *, resident: bool = False
+) -> Batches:
     """Batches as the engine makes them."""
     geometry = InputConfig(resize=round(options.image_size * 256 / 224), image_size=options.image_size)
     dataset = DATASETS["folder"].open(folder)
     split = dataset.split("train")
     frames = load_frames(split, key=dataset.fingerprint(), resize=geometry.resize, folder=cache)
+    if resident:
+        frames = dataclasses.replace(frames, images=frames.images.to(device))
     settings = LoaderSettings(
         batch_size=options.batch_size,
         input=geometry,
@@ -227,6 +235,9 @@ def report(rates: dict[str, list[float]], options: argparse.Namespace, device: t
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    if "resident" in rates:
+        resident = ratio("resident", "synthetic")
+        document["resident_to_upper_bound"] = [resident[key] for key in ("median", "min", "max")]
     if options.json:
         print(json.dumps(document, indent=1))
         return

@@ -11,22 +11,20 @@ __all__ = ["choose_device", "device_name", "peak_memory_bytes", "synchronize"]
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU; otherwise a torch device name.
+    """``auto`` takes CUDA, then MPS, then the CPU; otherwise a torch device name. A GPU gets its number.
 
     Raises:
         ConfigError: a device that this machine does not have.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if cuda else "mps" if mps else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps") from error
     present = {"cpu": True, "cuda": cuda, "mps": mps}.get(device.type, False)
     if not present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(f"device '{name}' is not available on this machine; use --device auto or cpu")
-    return device
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def device_name(device: torch.device) -> str:
