@@ -114,7 +114,7 @@ class LfF(BaseMethod[LfFConfig]):
         old = self.config.average * self.visited[batch.index]
         averaged_2B = self.config.average * self.average[:, batch.index] + (1 - old) * losses_2B
         self.average[:, batch.index] = averaged_2B
-        self.visited[batch.index] = 1.0
+        self.visited.index_fill_(0, batch.index, 1.0)  # assigning a number would send it to the device and wait
         if self.config.class_max:
             largest_2C = losses_2B.new_zeros(2, self.num_classes)
             largest_2C = largest_2C.scatter_reduce(1, self.y.expand(2, -1), self.average, "amax")
