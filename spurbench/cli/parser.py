@@ -99,8 +99,22 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument("--launcher", choices=("local",), default="local", help="where runs are executed")
     parser.add_argument(
         "--jobs", type=_jobs, default=1, metavar="N",
-        help="runs at once; on several GPUs they take turns (default: %(default)s)",
+        help="runs at once; on SLURM, jobs at once (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--address", help="ray: a running cluster, such as auto or ray://host:10001")
+    parser.add_argument(
+        "--gpus-per-run",
+        type=_fraction,
+        metavar="X",
+        help="GPUs of each run, for example 0.25 (default: one if there is)",
+    )
+    parser.add_argument(
+        "--stop-early", choices=("val_wga", "val_worst_class", "val_accuracy"),
+        help="ray: let ASHA end runs early by this metric; recorded in every row (default: no run is ended early)",
+    )  # fmt: skip
+    parser.add_argument("--profile", metavar="FILE", help="slurm: what to ask for; see cluster/slurm.yaml")
+    parser.add_argument("--runs-per-job", type=_jobs, metavar="N", help="slurm: runs that one job does in turn")
+    parser.add_argument("--wait", action="store_true", help="slurm: stay until everything is done")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print what would run, and what is done")
     what.add_argument("--status", action="store_true", help="print where every run stands, and how long the rest takes")
@@ -293,6 +307,16 @@ def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number of runs from 1, got '{text}'")
     return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of GPUs from 0, fractions allowed, got '{text}'")
+    return value
 
 
 def _seed(text: str) -> int:

@@ -17,7 +17,6 @@ _ORDER = ("done", "stale", "running", "stopped", "failed", "waiting")
 
 def execute(options: argparse.Namespace) -> int:
     """Plan everything, then run what is missing."""
-    from spurbench.launch.local import launch_local
     from spurbench.sweep import load_sweep, plan
 
     plugins = plugins_of(options)
@@ -36,17 +35,7 @@ def execute(options: argparse.Namespace) -> int:
     results, failures = [], 0
     title = f"sweep {options.file}"
     with contextlib.ExitStack() as stack:
-        outcomes: Any
-        if options.jobs > 1:
-            from spurbench.launch.pool import run_pool
-
-            board = stack.enter_context(live_board(title, options.jobs))
-            note = board.note
-            outcomes = run_pool(missing, jobs=options.jobs, device=options.device, plugins=plugins, board=board)
-        else:
-            live = stack.enter_context(live_observer(title))
-            note = live.note
-            outcomes = launch_local(missing, device=options.device, plugins=plugins, observer=live)
+        note, outcomes = _begin(stack, options, missing, title)
         for run, outcome in outcomes:
             if not isinstance(outcome, dict):
                 failures += 1
@@ -62,6 +51,31 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"runs": len(runs), "done": done, "failed": failures, "finished_now": results})
     return 1 if failures or (counts["failed"] and not options.retry_failed) else 0
+
+
+def _begin(stack: contextlib.ExitStack, options: argparse.Namespace, runs: list[Any], title: str) -> tuple[Any, Any]:
+    """Start what is missing: a function that tells people something, and the runs as they end."""
+    from spurbench.launch import launch
+    from spurbench.launch.local import launch_local
+    from spurbench.launch.options import LaunchOptions
+
+    plugins = plugins_of(options)
+    if options.launcher == "local" and options.jobs == 1:  # in this process, without the import costs of another
+        live = stack.enter_context(live_observer(title))
+        return live.note, launch_local(runs, device=options.device, plugins=plugins, observer=live)
+    board = stack.enter_context(live_board(title, options.jobs))
+    how = LaunchOptions(
+        jobs=options.jobs,
+        device=options.device,
+        plugins=plugins,
+        address=options.address,
+        gpus_per_run=options.gpus_per_run,
+        profile=None if options.profile is None else Path(options.profile),
+        runs_per_job=options.runs_per_job,
+        wait=options.wait,
+        stop_early=options.stop_early,
+    )
+    return board.note, launch(options.launcher, runs, how, board)
 
 
 def _print_plan(options: argparse.Namespace, runs: list[Any], states: list[Any]) -> None:

@@ -193,7 +193,7 @@ def _start(job: _Job) -> _Started:
 def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[str, Any]:
     config, device = job.config, job.device
     if device.type == "cuda":
-        torch.cuda.init()  # the statistics of a device that was named by its number do not wake it up
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the statistics of a device that was named by its number do not wake it up
         torch.cuda.set_device(device)  # else pinned memory would open a context on the first GPU as well
         torch.cuda.reset_peak_memory_stats(device)
     method = make_method(config, job.plugins)

@@ -1,19 +1,17 @@
 """Runs one after another in this process; ``pool.py`` has several at once. Several launchers may share a sweep."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from spurbench.engine import Interrupted, Observer, run_one
 from spurbench.errors import SpurbenchError
+from spurbench.launch.options import Outcomes
 from spurbench.sweep import Planned
 
 __all__ = ["launch_local"]
 
 
-def launch_local(
-    runs: Sequence[Planned], *, device: str, plugins: tuple[Path, ...], observer: Observer
-) -> Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]:
+def launch_local(runs: Sequence[Planned], *, device: str, plugins: tuple[Path, ...], observer: Observer) -> Outcomes:
     """Yield each run with its record, or with the error that stopped it; the rest go on.
 
     Runs that another process holds are left to it and looked at again at the end.

@@ -8,11 +8,11 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,26 +22,14 @@ from spurbench.engine.run import finished_record
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import RunFailed, SpurbenchError
 from spurbench.io import write_json
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, name_of
 from spurbench.lease import owner_of
 from spurbench.sweep import Planned
 
-__all__ = ["Board", "devices_for", "run_pool"]
+__all__ = ["devices_for", "launch", "run_pool"]
 
 _LOOK_SECONDS = 0.5
 """Time between two looks for signals."""
-
-
-class Board(Protocol):
-    """Shows what several workers do."""
-
-    def note(self, text: str) -> None:
-        """Something a person should read once."""
-
-    def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        """Where a worker stands."""
-
-    def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
-        """A worker's run has ended an epoch."""
 
 
 def devices_for(device: str, jobs: int) -> list[str]:
@@ -50,9 +38,12 @@ def devices_for(device: str, jobs: int) -> list[str]:
     return [f"cuda:{worker % gpus}" if gpus else device for worker in range(jobs)]
 
 
-def run_pool(
-    runs: Sequence[Planned], *, jobs: int, device: str, plugins: tuple[Path, ...], board: Board
-) -> Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]:
+def launch(runs: Sequence[Planned], options: LaunchOptions, board: Board) -> Outcomes:
+    """The launcher ``local`` with several jobs."""
+    return run_pool(runs, jobs=options.jobs, device=options.device, plugins=options.plugins, board=board)
+
+
+def run_pool(runs: Sequence[Planned], *, jobs: int, device: str, plugins: tuple[Path, ...], board: Board) -> Outcomes:
     """Yield each run with its record, or with the error that stopped it, as they end.
 
     Runs that another process holds are left to it and looked at again at the end.
@@ -80,7 +71,7 @@ def _work_off(
     waiting: list[Planned],
     board: Board,
     stop: StopFlag,
-) -> Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]:
+) -> Outcomes:
     """Keep all workers busy until the queue is empty and they are idle."""
     while True:
         if stop.signal_number is not None:
@@ -106,7 +97,7 @@ def _work_off(
             elif kind == "done":
                 yield run, content
             else:
-                board.note(f"failed: {_name(run)}: {content}")
+                board.note(f"failed: {name_of(run)}: {content}")
                 yield run, content
 
 
@@ -189,17 +180,13 @@ def _interrupt(workers: Sequence[_Worker], stop: StopFlag) -> None:
     raise Interrupted(stop.signal_number)
 
 
-def _name(run: Planned) -> str:
-    return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
-
-
 def _tell(board: Board, worker: _Worker, run: Planned, kind: str, content: Any) -> None:
     if kind == "note":
         board.note(f"[{worker.number + 1}] {content}")
     elif kind == "progress":
-        board.show(worker.number, _name(run), *content)
+        board.show(worker.number, name_of(run), *content)
     else:
-        board.epoch_of(worker.number, _name(run), content)
+        board.epoch_of(worker.number, name_of(run), content)
 
 
 # ---------------------------------------------------------------------------------------------- in the worker process

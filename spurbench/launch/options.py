@@ -1,0 +1,54 @@
+"""What all launchers have in common: where the runs come from, what they were told, and what they give back."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from spurbench.errors import SpurbenchError
+from spurbench.sweep import Planned
+
+__all__ = ["Board", "LaunchOptions", "Outcomes", "name_of"]
+
+Outcomes = Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]
+"""Runs as they end, each with its record or with the error that stopped it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """How to execute; nothing here may change a number."""
+
+    jobs: int = 1
+    """Runs (or, on SLURM, jobs) at once."""
+    device: str = "auto"
+    plugins: tuple[Path, ...] = ()
+    address: str | None = None
+    """Of a Ray cluster; a local one is started if not given."""
+    gpus_per_run: float | None = None
+    """Fractions are allowed; None: a whole GPU on SLURM and Ray where there is one."""
+    profile: Path | None = None
+    """YAML file that says what to ask SLURM for."""
+    runs_per_job: int | None = None
+    """Runs that one SLURM job does one after the other; the profile's, or 1, if not given."""
+    wait: bool = False
+    """Whether to stay until SLURM has finished everything."""
+    stop_early: str | None = None
+    """Validation metric by which Ray's ASHA ends runs early, such as ``val_wga``; None: no run is ended early."""
+
+
+class Board(Protocol):
+    """Shows what several workers do."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read once."""
+
+    def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Where a worker stands; ``worker`` counts from 0 to ``LaunchOptions.jobs`` - 1."""
+
+    def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
+        """A worker's run has ended an epoch."""
+
+
+def name_of(run: Planned) -> str:
+    """A run in a line of text."""
+    return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
