@@ -2,7 +2,7 @@
 
 import copy
 import math
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def resolve_weights(name: str, weights: str) -> tuple[str, Path | None]:
     if path.suffix or path.is_file():
         if not path.is_file():
             raise DataMissing(f"no weights file at {path}")
-        return f"sha256:{hash_file(path)}", path
+        return _identity(path), path
     tag = "" if weights == "default" else weights.removeprefix("tag:")
     known = [model.partition(".")[2] for model in timm.list_pretrained(f"{name}.*")] if tag else []
     if tag and tag not in known:
@@ -234,8 +234,19 @@ def resolve_weights(name: str, weights: str) -> tuple[str, Path | None]:
     if config is None or not config.has_weights:
         raise ConfigError(f"timm has no pretrained weights for {name}; use --weights none or --weights FILE")
     if config.file:  # weights that lie in a package: their content is their identity
-        return f"sha256:{hash_file(Path(config.file))}", Path(config.file)
+        return _identity(Path(config.file)), Path(config.file)
     return f"tag:{config.tag}", None
+
+
+def _identity(path: Path) -> str:
+    """``sha256:...`` of a file; read once in a process as long as the file is as it was."""
+    stat = path.stat()
+    return _hashed(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hashed(path: Path, *state: int) -> str:
+    return f"sha256:{hash_file(path)}"
 
 
 def require_weights(config: BackboneConfig) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,11 @@ def positional_fields(entry: Entry, values: tuple[float | int | str, ...]) -> di
     return {f"method.{name}": value for name, value in zip(names, values, strict=False)}
 
 
-def preset_names() -> list[str]:
+@cache
+def preset_names() -> tuple[str, ...]:
     """All shipped presets."""
-    return sorted(
-        item.name.removesuffix(".yaml") for item in files("spurbench.presets").iterdir() if item.name.endswith(".yaml")
-    )
+    names = (item.name for item in files("spurbench.presets").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -198,12 +199,18 @@ def load_preset(name: str) -> dict[str, Any]:
             "or the path of a .yaml file"
         )
     try:
-        tree = yaml.safe_load(text)
+        tree = _parsed(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"preset {name} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"preset {name} must hold sections such as train: and input:")
     return deepcopy(tree)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """What YAML stands for, to be copied; a sweep asks for the same preset thousands of times."""
+    return yaml.safe_load(text)
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

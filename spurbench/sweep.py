@@ -6,8 +6,9 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -33,6 +34,9 @@ __all__ = [
     "options_of",
     "plan",
 ]
+
+
+Seed = Annotated[int, Field(ge=0)]
 
 
 class _Strict(BaseModel):
@@ -96,7 +100,7 @@ class Extra(_Strict):
 
     method: MethodGrid
     datasets: list[str] = Field(min_length=1)
-    seeds: list[int] | None = None
+    seeds: list[Seed] | None = None
     """The sweep's if not given."""
     backbones: list[str | None] = [None]
 
@@ -116,7 +120,7 @@ class SweepFile(_Strict):
 
     datasets: list[str] = Field(min_length=1)
     methods: list[MethodGrid] = Field(min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """A list, or a range such as ``0-5`` (both ends included)."""
     backbones: list[str | None] = [None]
     """The dataset's preset decides if not given."""
@@ -152,6 +156,16 @@ class Planned(_Strict):
     config: RunConfig
     paths: RunPaths
 
+    @cached_property
+    def run_id(self) -> str:
+        """The configuration's hash."""
+        return self.config.run_id()
+
+    @property
+    def folder(self) -> Path:
+        """All that there is of the run."""
+        return self.paths.run(self.run_id)
+
     @property
     def finished(self) -> bool:
         """Whether its record is there."""
@@ -159,7 +173,7 @@ class Planned(_Strict):
 
     def seconds(self) -> float | None:
         """From start to end of a finished run that needed one attempt; None for others."""
-        record = finished_record(self.paths.run(self.config.run_id()))
+        record = finished_record(self.folder)
         if record is None or record["machine"].get("attempts") != 1:
             return None
         start, end = (datetime.fromisoformat(record["machine"][key]) for key in ("started_at", "finished_at"))
@@ -168,7 +182,7 @@ class Planned(_Strict):
     @property
     def state(self) -> RunState:
         """Where the run stands, as any machine that sees the folder can tell."""
-        folder = self.paths.run(self.config.run_id())
+        folder = self.folder
         record = finished_record(folder)
         if record is not None:
             return "done" if record.get("schema_version") == SCHEMA_VERSION else "stale"
@@ -212,18 +226,29 @@ def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> l
     """
     planned: dict[str, Planned] = {}
     idle = list(range(len(sweep.exclude)))
+    # Resolved once for all seeds: that is most of the work in a large grid.
+    grid = [
+        (dataset, run)
+        for dataset, backbone, method in itertools.product(sweep.datasets, sweep.backbones, sweep.methods)
+        for run in _resolved(sweep, method, dataset, backbone, paths, plugins)
+    ]
     for seed in sweep.seeds:
-        for dataset, backbone, method in itertools.product(sweep.datasets, sweep.backbones, sweep.methods):
-            for run in _resolved(sweep, method, dataset, backbone, seed, paths, plugins):
-                excluded_by = [n for n, pattern in enumerate(sweep.exclude) if _matches(run.config, dataset, pattern)]
-                idle = [n for n in idle if n not in excluded_by]
-                if not excluded_by:
-                    planned.setdefault(run.config.run_id(), run)
+        for dataset, base in grid:
+            run = _with_seed(base, seed)
+            excluded_by = [n for n, pattern in enumerate(sweep.exclude) if _matches(run.config, dataset, pattern)]
+            idle = [n for n in idle if n not in excluded_by]
+            if not excluded_by:
+                planned.setdefault(run.run_id, run)
     for extra in sweep.include:
         seeds = sweep.seeds if extra.seeds is None else extra.seeds
-        for seed, dataset, backbone in itertools.product(seeds, extra.datasets, extra.backbones):
-            for run in _resolved(sweep, extra.method, dataset, backbone, seed, paths, plugins):
-                planned.setdefault(run.config.run_id(), run)
+        more = [
+            run
+            for dataset, backbone in itertools.product(extra.datasets, extra.backbones)
+            for run in _resolved(sweep, extra.method, dataset, backbone, paths, plugins)
+        ]
+        for seed, base in itertools.product(seeds, more):
+            run = _with_seed(base, seed)
+            planned.setdefault(run.run_id, run)
     if idle:
         raise ConfigError(f"exclude: {sweep.exclude[idle[0]]} matches no run of the grid; check its names and values")
     if not planned:
@@ -236,16 +261,14 @@ def _resolved(
     method: MethodGrid,
     dataset: str,
     backbone: str | None,
-    seed: int,
     paths: RunPaths,
     plugins: tuple[Path, ...],
 ) -> Iterator[Planned]:
-    """One method's settings as runs."""
+    """One method's settings as runs of seed 0."""
     for options in options_of(method):
         request = RunRequest(
             method=method.name,
             dataset=dataset,
-            seed=seed,
             preset=sweep.preset,
             backbone=backbone,
             overrides={**dotted("train", sweep.train), **sweep.set, **dotted("train", method.train), **options},
@@ -253,6 +276,11 @@ def _resolved(
         )
         config, run_paths = resolve_run(request, paths)
         yield Planned(config=config, paths=run_paths)
+
+
+def _with_seed(run: Planned, seed: int) -> Planned:
+    """The same run with another seed, which the sweep file's own checks have seen."""
+    return Planned.model_construct(config=run.config.model_copy(update={"seed": seed}), paths=run.paths)
 
 
 def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> bool:

@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from spurbench import backbone, resolve
 from spurbench.config import RunPaths
 from spurbench.errors import ConfigError
 from spurbench.lease import Lease
+from spurbench.resolve import RunRequest, resolve_run
 from spurbench.schema import SCHEMA_VERSION
 from spurbench.sweep import MethodGrid, Planned, RandomDraws, SweepFile, options_of, plan
+
+
+def places(folder: Path) -> RunPaths:
+    return RunPaths(results=folder / "results", cache=folder / "cache")
 
 
 def draws(number: int, seed: int = 0, **sources: Any) -> list[dict[str, Any]]:
@@ -147,3 +154,39 @@ def test_seconds_are_those_of_one_attempt(tmp_path: Path) -> None:
     assert run.seconds() == 90
     (folder / "result.json").write_text(json.dumps({**record, "machine": {**machine, "attempts": 2}}))
     assert run.seconds() is None
+
+
+def test_a_large_grid_is_planned_without_reading_anything_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Any] = []
+    parsed: list[Any] = []
+    hash_file, safe_load = backbone.hash_file, yaml.safe_load
+    monkeypatch.setattr(backbone, "hash_file", lambda path: (hashed.append(path), hash_file(path))[1])
+    monkeypatch.setattr(yaml, "safe_load", lambda text: (parsed.append(text), safe_load(text))[1])
+    taus = [round(0.001 * number, 3) for number in range(1, 401)]
+    sweep = SweepFile(
+        datasets=["minibirds95", "minibirds100"],
+        methods=[MethodGrid(name="aim", grid={"num_stages": [1], "tau": taus})],
+        seeds=list(range(25)),
+    )
+    backbone._hashed.cache_clear()
+    resolve._parsed.cache_clear()
+    runs = plan(sweep, places(tmp_path))
+    assert len(runs) == len({run.run_id for run in runs}) == 20_000
+    assert len(hashed) == 1
+    assert len(parsed) == 1
+    assert [run.config.seed for run in runs[:801:800]] == [0, 1]
+
+
+def test_a_run_of_a_plan_is_what_its_seed_alone_resolves_to(tmp_path: Path) -> None:
+    sweep = SweepFile(datasets=["minibirds100"], methods=[MethodGrid(name="aim[1,25%]")], seeds=[3])
+    (run,) = plan(sweep, places(tmp_path))
+    alone, _ = resolve_run(RunRequest(method="aim[1,25%]", dataset="minibirds100", seed=3), places(tmp_path))
+    assert run.config == alone
+    assert run.run_id == alone.run_id()
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        SweepFile(datasets=["minibirds100"], methods=[MethodGrid(name="erm")], seeds=[-1])
