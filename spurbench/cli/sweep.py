@@ -5,28 +5,34 @@ import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from spurbench.cli.common import paths_of, plugins_of, print_json
 from spurbench.cli.live import live_board, live_observer
-from spurbench.cli.render import percent, print_table
-
-_ORDER = ("done", "stale", "running", "stopped", "failed", "waiting")
+from spurbench.cli.render import percent
+from spurbench.cli.sweep_plan import ORDER, print_plan, tell_what_does_not_fit
 
 
 def execute(options: argparse.Namespace) -> int:
     """Plan everything, then run what is missing."""
+    from spurbench.survey import set_aside, survey
     from spurbench.sweep import load_sweep, plan
 
     plugins = plugins_of(options)
     runs = plan(load_sweep(Path(options.file)), paths_of(options), plugins)
-    states = [run.state for run in runs]
+    found = survey(runs, plugins)
+    if options.redo_stale and not options.dry_run and not options.status:
+        for run in runs:
+            if run.run_id in found.stale:
+                set_aside(run)
+        found = survey(runs, plugins)
+    states = found.states
     counts: Counter[str] = Counter(states)
-    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in _ORDER if counts[state])}",
+    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in ORDER if counts[state])}",
           file=sys.stderr)  # fmt: skip
+    tell_what_does_not_fit(found)
     if options.dry_run or options.status:
-        _print_plan(options, runs, states)
+        print_plan(options, runs, found, plugins)
         return 0
     skipped = ("done", "stale") if options.retry_failed else ("done", "stale", "failed")
     missing = [run for run, state in zip(runs, states, strict=True) if state not in skipped]
@@ -76,38 +82,3 @@ def _begin(stack: contextlib.ExitStack, options: argparse.Namespace, runs: list[
         stop_early=options.stop_early,
     )
     return board.note, launch(options.launcher, runs, how, board)
-
-
-def _print_plan(options: argparse.Namespace, runs: list[Any], states: list[Any]) -> None:
-    """Every run with its state, and how long the rest may take."""
-    header = ["run", "method", "options", "dataset", "backbone", "seed", "state"]
-    lines = [
-        [
-            run.config.run_id(),
-            run.config.method.name,
-            ", ".join(f"{key}={run.config.method.config[key]}" for key in _brackets(run.config.method.config)),
-            run.config.dataset.name,
-            run.config.backbone.name,
-            str(run.config.seed),
-            state,
-        ]
-        for run, state in zip(runs, states, strict=True)
-    ]
-    if options.json:
-        print_json([dict(zip(header, line, strict=True)) for line in lines])
-    else:
-        print_table(options.file, header, lines, drop=("backbone", "options", "run"))
-    seconds = [taken for run, state in zip(runs, states, strict=True) if state == "done" and (taken := run.seconds())]
-    left = sum(state not in ("done", "stale", "failed") for state in states)
-    if left and seconds:
-        at_once = max(1, states.count("running"))
-        print(
-            f"about {left * median(seconds) / at_once / 60:.0f} minutes left with {at_once} at a time "
-            f"(median of {len(seconds)} runs that are done: {median(seconds):.0f} s)",
-            file=sys.stderr,
-        )
-
-
-def _brackets(config: dict[str, object]) -> list[str]:
-    """Options worth a column: the paper's two, where a method has them."""
-    return [key for key in ("num_stages", "tau") if key in config]

@@ -24,7 +24,7 @@ from spurbench.config import RunConfig
 from spurbench.data.view import View
 from spurbench.method import BaseMethod, Phase
 
-__all__ = ["Outcome", "PhaseHeld", "link_file", "load_outcome", "phase_key", "publish_outcome"]
+__all__ = ["Outcome", "PhaseHeld", "has_plain_steps", "link_file", "load_outcome", "phase_key", "publish_outcome"]
 
 _PLAIN = ("build", "training_step", "evaluate", "head", "state_dict")
 """Members that decide what a phase computes; a method that overrides one trains its own."""
@@ -32,6 +32,11 @@ _PLAIN = ("build", "training_step", "evaluate", "head", "state_dict")
 
 class PhaseHeld(Exception):
     """Another process is training an equal phase, and this run need not wait for it."""
+
+
+def has_plain_steps(method: BaseMethod[Any]) -> bool:
+    """Whether what a method's phases compute is plain ERM on the samples they are given."""
+    return all(getattr(type(method), name) is getattr(BaseMethod, name) for name in _PLAIN)
 
 
 def phase_key(
@@ -50,10 +55,9 @@ def phase_key(
     Args:
         model: with the weights that the phase starts from.
     """
-    plain = all(getattr(type(method), name) is getattr(BaseMethod, name) for name in _PLAIN)
     data = view.digest()
     own = config.evaluation.oracle or phase.init == "continue_with_optimizer" or not phase.epochs
-    if not plain or data is None or own:
+    if not has_plain_steps(method) or data is None or own:
         return None
     described = {key: value for key, value in dataclasses.asdict(phase).items() if key != "name"}
     described["optimizer"] = phase.optimizer.model_dump(mode="json")

@@ -22,6 +22,7 @@ LAYERS = (
     ("costs", "resolve"),
     ("engine",),
     ("leaderboard", "sweep"),
+    ("survey",),
     ("launch", "report", "testing"),
     ("cli",),
 )

@@ -1,0 +1,166 @@
+"""What a sweep has and what it still needs: states, time, disk, and what does not fit together."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from spurbench.backbone import describe_backbone
+from spurbench.engine.provenance import git_state, versions_json
+from spurbench.engine.run import finished_record, open_dataset
+from spurbench.engine.sharing import has_plain_steps
+from spurbench.errors import SpurbenchError
+from spurbench.method import BaseMethod
+from spurbench.resolve import make_method
+from spurbench.schema import SCHEMA_VERSION
+from spurbench.sweep import Planned, RunState
+
+__all__ = ["Survey", "disk_bytes", "expected_bytes", "set_aside", "shared_trainings", "survey"]
+
+_SMALL = 200_000
+"""Bytes of a run's tables and records."""
+
+
+@dataclass(slots=True)
+class Survey:
+    """All runs of a sweep, looked at once."""
+
+    states: list[RunState] = field(default_factory=list)
+    """In the order of the runs."""
+    stale: dict[str, str] = field(default_factory=dict)
+    """Why a finished run does not count as done, by run id."""
+    code: Counter[str] = field(default_factory=Counter)
+    """Finished runs by the code and libraries that made them, where those differ from what would run now."""
+    _seconds: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
+
+    def seconds_left(self, runs: Sequence[Planned]) -> tuple[float, int] | None:
+        """One after another, and by how many finished runs that is judged; None without any.
+
+        A run is expected to take what runs that differ in nothing but their seed took, else the median of all.
+        """
+        known = [taken for kind in self._seconds.values() for taken in kind]
+        if not known:
+            return None
+        usual = median(known)
+        left = 0.0
+        for run, state in zip(runs, self.states, strict=True):
+            if state not in ("done", "stale", "failed"):
+                alike = self._seconds.get(_kind(run))
+                left += median(alike) if alike else usual
+        return left, len(known)
+
+
+def survey(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> Survey:
+    """Look at every run's folder, and at the data if they are here."""
+    found = Survey()
+    fingerprints: dict[tuple[str, Path | None, Path | None], str | None] = {}
+    here = _code(versions_json(), *git_state())
+    for run in runs:
+        state = run.state
+        record = finished_record(run.folder) if state in ("done", "stale") else None
+        if record is not None:
+            if reason := _stale(run, record, plugins, fingerprints):
+                state = "stale"
+                found.stale[run.run_id] = reason
+            machine = record["machine"]
+            there = _code(machine.get("versions_json"), machine.get("git_commit"), machine.get("git_dirty"))
+            if there != here:
+                found.code[there] += 1
+            if machine.get("attempts") == 1:
+                start, end = (datetime.fromisoformat(machine[key]) for key in ("started_at", "finished_at"))
+                found._seconds.setdefault(_kind(run), []).append((end - start).total_seconds())
+        found.states.append(state)
+    return found
+
+
+def _stale(
+    run: Planned,
+    record: dict[str, Any],
+    plugins: tuple[Path, ...],
+    fingerprints: dict[tuple[str, Path | None, Path | None], str | None],
+) -> str | None:
+    """Why a finished run is not what would be made now. Another method version is another run."""
+    if record.get("schema_version") != SCHEMA_VERSION:
+        return f"made under schema {record.get('schema_version')}, now {SCHEMA_VERSION}"
+    key = (run.config.dataset.name, run.paths.data_root, run.paths.dataset_path)
+    if key not in fingerprints:
+        try:
+            fingerprints[key] = open_dataset(run.config, run.paths, plugins).fingerprint()
+        except (SpurbenchError, OSError):  # without the data there is nothing to compare
+            fingerprints[key] = None
+    here, there = fingerprints[key], record["rows"][0].get("dataset_fingerprint")
+    if None in (here, there) or here == there:
+        return None
+    return f"made with other data of {run.config.dataset.name} (fingerprint {str(there)[:12]}, here {str(here)[:12]})"
+
+
+def _code(versions: str | None, commit: str | None, dirty: bool | None) -> str:
+    """Code and libraries in a line of text."""
+    changed = " with local changes" if dirty else ""
+    libraries = ", ".join(f"{name} {number}" for name, number in json.loads(versions or "{}").items())
+    return (
+        f"{f'commit {commit[:7]}{changed}' if commit else 'an installed version'} ({libraries or 'unknown versions'})"
+    )
+
+
+def _kind(run: Planned) -> tuple[Any, ...]:
+    """All but the seed. Runs of one plan that differ in nothing else share these very objects."""
+    return tuple(id(getattr(run.config, part)) for part in type(run.config).model_fields if part != "seed")
+
+
+def set_aside(run: Planned) -> None:
+    """Let a finished run be made again; the old record keeps lying beside it as ``replaced-N.json``."""
+    taken = len(list(run.folder.glob("replaced-*.json")))
+    (run.folder / "result.json").replace(run.folder / f"replaced-{taken + 1}.json")
+    for name in ("checkpoint", "weights", "artifacts"):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+
+
+def shared_trainings(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> tuple[int, int]:
+    """How many runs begin with the same plain training as another one, and how many trainings that can save.
+
+    An upper bound: whether two phases are equal to the bit is known only once they start.
+    """
+    first_of: dict[tuple[Any, ...], str | None] = {}
+    begins: Counter[tuple[str, int]] = Counter()
+    for run in runs:
+        kind = _kind(run)
+        if kind not in first_of:
+            first_of[kind] = _first_training(run, plugins)
+        if (first := first_of[kind]) is not None:
+            begins[first, run.config.seed] += 1
+    several = [count for count in begins.values() if count > 1]
+    return sum(several), sum(several) - len(several)
+
+
+def _first_training(run: Planned, plugins: tuple[Path, ...]) -> str | None:
+    """What a run's first phase trains, whatever the seed; None where no other method could have the same."""
+    method = make_method(run.config, plugins)
+    phases = method.phases(run.config.train)
+    chooses_samples = len(phases) == 1 and type(method).start_phase is not BaseMethod.start_phase
+    if not has_plain_steps(method) or chooses_samples or not phases[0].epochs:
+        return None
+    recipe = run.config.train.model_dump(mode="json", exclude={"epochs", "optimizer"})
+    parts = run.config.model_dump(mode="json", include={"dataset", "backbone", "input"})
+    return str((parts, recipe, phases[0].epochs, phases[0].batch_size, phases[0].optimizer.model_dump(mode="json")))
+
+
+def disk_bytes(runs: Sequence[Planned]) -> list[int]:
+    """Bytes below each run's folder that exists."""
+    return [sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+            for run in runs if run.folder.is_dir()]  # fmt: skip
+
+
+def expected_bytes(run: Planned) -> tuple[int, int]:
+    """Of a run once it is done, and at most while it trains, from the backbone's size alone.
+
+    Kept are the weights of the default rule's epoch and of the last; while it trains, one epoch's weights per rule, the
+    last's, and a checkpoint with an optimizer state of two numbers per weight.
+    """
+    weights = 4 * sum(parameter.numel() for parameter in describe_backbone(run.config.backbone.name).parameters())
+    return 2 * weights + _SMALL, 8 * weights + _SMALL
