@@ -26,6 +26,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "list",
         "data",
         "prefetch",
+        "clean",
         "new",
         "check-method",
     )
@@ -71,6 +72,7 @@ def _build() -> argparse.ArgumentParser:
     _list(commands)
     _data(commands)
     _prefetch(commands)
+    _clean(commands)
     _new(commands)
     _check_method(commands)
     return parser
@@ -215,9 +217,23 @@ def _data(commands) -> None:  # type: ignore[no-untyped-def]
 def _prefetch(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
         commands, "prefetch", "fetch pretrained weights where there is a network, for nodes without",
-        "spurbench prefetch convnext_tiny resnet50",
+        "spurbench prefetch cluster/minibirds.yaml convnext_tiny",
     )  # fmt: skip
-    parser.add_argument("backbones", nargs="+", help="timm models, with or without a tag")
+    parser.add_argument("backbones", nargs="+", help="sweep files, and timm models with or without a tag")
+    _plugin(parser)
+
+
+def _clean(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "clean", "give disk space back: leftovers and checkpoints of finished runs, and what flags name",
+        "spurbench clean --phases --dry-run",
+    )  # fmt: skip
+    parser.add_argument("--weights", action="store_true", help="also weights of finished runs; explain needs them")
+    parser.add_argument("--phases", action="store_true", help="also trainings that runs share")
+    parser.add_argument("--failed", action="store_true", help="also failed runs, records included")
+    parser.add_argument("--cache", action="store_true", help="also decoded images ($SPURBENCH_CACHE)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    _results(parser)
 
 
 def _new(commands) -> None:  # type: ignore[no-untyped-def]

@@ -7,12 +7,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["erasure_text", "percent", "print_rows", "print_table"]
+__all__ = ["erasure_text", "percent", "print_rows", "print_table", "size"]
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """``0.123`` to ``12.3``; a dash for null."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def size(num_bytes: float) -> str:
+    """``12300000`` to ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

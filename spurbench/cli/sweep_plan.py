@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from spurbench.cli.common import print_json
-from spurbench.cli.render import print_table
+from spurbench.cli.render import print_table, size
 
 __all__ = ["ORDER", "print_plan", "tell_what_does_not_fit"]
 
@@ -95,11 +95,11 @@ def _tell_disk(runs: Sequence[Any], found: Any) -> None:
     there = disk_bytes(runs)
     waiting = [run for run, state in _pairs(runs, found) if state in ("waiting", "queued")]
     done = disk_bytes([run for run, state in _pairs(runs, found) if state == "done"])
-    text = f"disk: {_size(sum(there))} in {len(there)} run folders"
+    text = f"disk: {size(sum(there))} in {len(there)} run folders"
     if waiting:
         kept, most = expected_bytes(waiting[0])
         kept = int(median(done)) if done else kept
-        text += f"; about {_size(kept * len(waiting))} more for those that wait, {_size(most)} for each while it trains"
+        text += f"; about {size(kept * len(waiting))} more for those that wait, {size(most)} for each while it trains"
     print(text, file=sys.stderr)
 
 
@@ -120,11 +120,3 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _size(num_bytes: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000  # type: ignore[assignment]
-    return f"{num_bytes:.3g} TB"

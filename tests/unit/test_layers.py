@@ -22,7 +22,7 @@ LAYERS = (
     ("costs", "resolve"),
     ("engine",),
     ("leaderboard", "sweep"),
-    ("survey",),
+    ("survey", "clean"),
     ("launch", "report", "testing"),
     ("cli",),
 )
@@ -38,8 +38,8 @@ EXTERNAL = {
     "rich": {"cli"},
     "pandas": {"leaderboard", "report", "cli", "metrics"},
     "timm": {"backbone", "zoo", "costs", "cli", "assets"},
-    "pydantic": {"config", "resolve", "sweep", "costs", "methods"},
-    "yaml": {"resolve", "sweep", "cli"},
+    "pydantic": {"config", "resolve", "sweep", "costs", "methods", "launch"},
+    "yaml": {"resolve", "sweep", "launch", "cli"},
     "matplotlib": {"report"},
     "sklearn": {"methods"},
 }
