@@ -36,6 +36,8 @@ class Survey:
     """Why a finished run does not count as done, by run id."""
     code: Counter[str] = field(default_factory=Counter)
     """Finished runs by the code and libraries that made them, where those differ from what would run now."""
+    peak_bytes: int = 0
+    """Largest device memory of a finished run on CUDA."""
     _seconds: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
 
     def seconds_left(self, runs: Sequence[Planned]) -> tuple[float, int] | None:
@@ -71,6 +73,8 @@ def survey(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> Survey:
             there = _code(machine.get("versions_json"), machine.get("git_commit"), machine.get("git_dirty"))
             if there != here:
                 found.code[there] += 1
+            if machine.get("device") == "cuda":
+                found.peak_bytes = max(found.peak_bytes, machine.get("peak_memory_bytes") or 0)
             if machine.get("attempts") == 1:
                 start, end = (datetime.fromisoformat(machine[key]) for key in ("started_at", "finished_at"))
                 found._seconds.setdefault(_kind(run), []).append((end - start).total_seconds())

@@ -103,7 +103,7 @@ class _LiveBoard:
     def __init__(self, console: Console, bar: Progress, jobs: int) -> None:
         self._console = console
         self._bar = bar
-        self._tasks = [bar.add_task("idle", total=1, values="") for _ in range(jobs)]
+        self._tasks = [bar.add_task("idle", total=1, values="", visible=False) for _ in range(jobs)]
         self._validation = [""] * jobs
         self._runs = [""] * jobs
 
@@ -113,7 +113,7 @@ class _LiveBoard:
     def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
         if self._runs[worker] != run:
             self._runs[worker], self._validation[worker] = run, ""
-            self._bar.reset(self._tasks[worker])
+            self._bar.reset(self._tasks[worker], visible=True)
         text = f"{_values(values)} {self._validation[worker]}".strip() if values else ""
         self._bar.update(
             self._tasks[worker], completed=done, total=total, description=f"{worker + 1} {run}: {task}", values=text

@@ -20,6 +20,10 @@ class LaunchOptions:
 
     jobs: int = 1
     """Runs (or, on SLURM, jobs) at once."""
+    pack: bool = False
+    """Whether the local launcher finds out how many fit at once; ``jobs`` is then the most."""
+    peak_bytes: int = 0
+    """Largest device memory of runs of the same sweep that are done; 0 if unknown."""
     device: str = "auto"
     plugins: tuple[Path, ...] = ()
     address: str | None = None

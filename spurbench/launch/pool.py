@@ -23,6 +23,7 @@ from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import RunFailed, SpurbenchError
 from spurbench.io import write_json
 from spurbench.launch.options import Board, LaunchOptions, Outcomes, name_of
+from spurbench.launch.room import Room, room_for
 from spurbench.lease import owner_of
 from spurbench.sweep import Planned
 
@@ -40,13 +41,26 @@ def devices_for(device: str, jobs: int) -> list[str]:
 
 def launch(runs: Sequence[Planned], options: LaunchOptions, board: Board) -> Outcomes:
     """The launcher ``local`` with several jobs."""
-    return run_pool(runs, jobs=options.jobs, device=options.device, plugins=options.plugins, board=board)
+    room = room_for(options.device, runs, options.peak_bytes) if options.pack else None
+    return run_pool(runs, jobs=options.jobs, device=options.device, plugins=options.plugins, board=board, room=room)
 
 
-def run_pool(runs: Sequence[Planned], *, jobs: int, device: str, plugins: tuple[Path, ...], board: Board) -> Outcomes:
+def run_pool(
+    runs: Sequence[Planned],
+    *,
+    jobs: int,
+    device: str,
+    plugins: tuple[Path, ...],
+    board: Board,
+    room: Room | None = None,
+) -> Outcomes:
     """Yield each run with its record, or with the error that stopped it, as they end.
 
     Runs that another process holds are left to it and looked at again at the end.
+
+    Args:
+        room: decides how many run at once, and may find place for more as it sees what they need; then ``jobs`` is the
+            most.
 
     Raises:
         Interrupted: a signal; every worker has saved its run.
@@ -54,11 +68,21 @@ def run_pool(runs: Sequence[Planned], *, jobs: int, device: str, plugins: tuple[
     """
     waiting: list[Planned] = []
     threads = max(1, torch.get_num_threads() // jobs)
-    workers = [_Worker(number, name, plugins, threads) for number, name in enumerate(devices_for(device, jobs))]
+    workers: list[_Worker] = []
+
+    def enlarge(places: Sequence[str]) -> None:
+        for place in places[len(workers) : jobs]:
+            workers.append(_Worker(len(workers), place, plugins, threads))
+
+    enlarge(devices_for(device, jobs) if room is None else room.places())
     with stop_on_signals() as stop:
         try:
             for queue, blocking in ((deque(runs), False), (waiting, True)):
-                yield from _work_off(deque(queue), workers, blocking, waiting, board, stop)
+                for run, outcome in _work_off(deque(queue), workers, blocking, waiting, board, stop):
+                    if room is not None and isinstance(outcome, dict):
+                        room.learn(outcome)
+                        enlarge(room.places())
+                    yield run, outcome
         finally:
             for worker in workers:
                 worker.stop()

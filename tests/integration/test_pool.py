@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from spurbench.engine import Interrupted
 from spurbench.errors import SpurbenchError
 from spurbench.launch.local import launch_local
 from spurbench.launch.pool import devices_for, run_pool
+from spurbench.launch.room import Room
 from spurbench.sweep import Planned, SweepFile, plan
 
 TOYS = Path(__file__).with_name("toys.py")
@@ -151,3 +153,29 @@ def test_devices_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices_for("cpu", 2) == ["cpu", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert devices_for("auto", 2) == ["auto", "auto"]
+
+
+@dataclass(slots=True)
+class Growing(Room):
+    """Place for one run until one has ended, then for two."""
+
+    ended: int = 0
+
+    def learn(self, record: Mapping[str, Any]) -> None:
+        self.ended += 1
+
+    def places(self) -> list[str]:
+        return ["cpu"] * min(2, 1 + self.ended)
+
+
+@pytest.mark.slow
+def test_more_workers_start_once_there_is_known_to_be_room(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path, ["erm", "noisy"], "0-1")
+    board = Board()
+    room = Growing("cpu", {}, cores=2, threads=1)
+    outcomes = run_pool(runs, jobs=2, device="cpu", plugins=(TOYS,), board=board, room=room)
+    first, _ = next(outcomes)
+    assert (first.run_id, board.shown) == (runs[0].run_id, {0})
+    rest = list(outcomes)
+    assert len(rest) == 3
+    assert board.shown == {0, 1}
