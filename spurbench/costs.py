@@ -1,7 +1,7 @@
 """What a method costs over its backbone, without data or weights."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,20 @@ def method_costs(
 
 
 def model_costs(method: BaseMethod[Any], backbone: str, image_size: int, num_classes: int) -> tuple[Cost, Cost]:
-    """Cost of the method's model and of backbone with head, same resolution."""
+    """Cost of the method's model and of backbone with head, same resolution.
+
+    Args:
+        method: is not touched; building a model may change its state, so a fresh one does that.
+    """
+    return _model_costs(type(method), method.config.model_dump_json(), backbone, image_size, num_classes)
+
+
+@lru_cache(maxsize=256)
+def _model_costs(
+    cls: type[BaseMethod[Any]], options: str, backbone: str, image_size: int, num_classes: int
+) -> tuple[Cost, Cost]:
+    """The same for all seeds, which come one after another in a sweep."""
+    method = cls(cls.Config.model_validate_json(options))
     task = TaskInfo(
         num_classes=num_classes,
         num_groups=num_classes,

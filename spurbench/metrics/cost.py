@@ -68,14 +68,18 @@ def throughput(fn: Callable[[Tensor], Any], images: Tensor, *, seconds: float = 
     Args:
         fn: called with ``images``, in the caller's precision; its result is ignored.
         images: [B, ...], on the device to measure.
-        seconds: about how long to measure, after two calls to warm up. At least ``NUM_REPEATS`` calls are made.
+        seconds: about how long to measure, after a call to warm up. Two calls are made at least: a slow model on a CPU
+            shall not be kept busy for minutes by its measurement.
     """
     with torch.inference_mode():
         _timed(fn, images, 1)  # Pays for allocation and the choice of kernels.
-        once = _timed(fn, images, 1)
+        once = max(_timed(fn, images, 1), 1e-9)
+        repeats = min(NUM_REPEATS, int(seconds / once))
+        if repeats < 2:
+            return len(images) / once
         # Several calls per stretch: waiting for the device after each would leave it idle.
-        num_calls = max(1, round(seconds / NUM_REPEATS / max(once, 1e-9)))
-        stretch = statistics.median(_timed(fn, images, num_calls) for _ in range(NUM_REPEATS))
+        num_calls = max(1, round(seconds / repeats / once))
+        stretch = statistics.median(_timed(fn, images, num_calls) for _ in range(repeats))
     return num_calls * len(images) / stretch
 
 

@@ -148,6 +148,19 @@ def test_throughput_is_a_speed() -> None:
     assert calls >= 7
 
 
+def test_a_slow_model_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, 0
+
+    def fn(images: Tensor) -> None:
+        nonlocal now, calls
+        calls += 1
+        now += 20.0 if calls == 1 else 10.0
+
+    monkeypatch.setattr(cost_module.time, "perf_counter", lambda: now)
+    assert throughput(fn, torch.zeros(256, 1), seconds=0.1) == pytest.approx(25.6)
+    assert calls == 2
+
+
 def test_importing_statistics_does_not_import_scipy() -> None:
     code = "import sys, spurbench.metrics.stats; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
