@@ -14,7 +14,7 @@ from spurbench.errors import ConfigError
 from spurbench.lease import Lease
 from spurbench.resolve import RunRequest, resolve_run
 from spurbench.schema import SCHEMA_VERSION
-from spurbench.sweep import MethodGrid, Planned, RandomDraws, SweepFile, options_of, plan
+from spurbench.sweep import MethodGrid, Planned, RandomDraws, SweepFile, load_sweep, options_of, plan
 
 
 def places(folder: Path) -> RunPaths:
@@ -190,3 +190,15 @@ def test_a_run_of_a_plan_is_what_its_seed_alone_resolves_to(tmp_path: Path) -> N
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         SweepFile(datasets=["minibirds100"], methods=[MethodGrid(name="erm")], seeds=[-1])
+
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+
+
+@pytest.mark.parametrize(
+    "file", sorted(path.name for path in CLUSTER.glob("*.yaml") if "datasets:" in path.read_text())
+)
+def test_every_ready_sweep_is_planned_without_data_and_listed(file: str, tmp_path: Path) -> None:
+    runs = plan(load_sweep(CLUSTER / file), places(tmp_path))
+    (line,) = (line for line in (CLUSTER / "README.md").read_text().splitlines() if line.startswith(f"| `{file}`"))
+    assert f"| {len(runs)}" in line
