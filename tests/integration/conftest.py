@@ -139,12 +139,26 @@ class Bench:
         return {"SPURBENCH_CACHE": str(self.folder / "cache"), "TOYS_HALT": halt, "TOYS_DIR": str(folder)}
 
     def start(self, *more: str, halt: str = "") -> Child:
+        return self.spawn(self.arguments(*more), halt)
+
+    def start_sweep(self, seeds: str, *more: str, halt: str = "") -> Child:
+        """The same run with several seeds, as a sweep file."""
+        file = self.folder / f"sweep {seeds}.yaml"
+        file.write_text(
+            f"datasets: [toys]\nmethods: [{self.method}]\nseeds: {seeds}\n"
+            "train: {epochs: 3, batch_size: 16, optimizer: {lr: 1.0e-3}}\n"
+            "set: {input.resize: 32, input.image_size: 32, backbone.weights: none}\n"
+        )
+        where = ("--data-root", str(self.folder / "data"), "--results", str(self.results))
+        return self.spawn(["sweep", str(file), "--plugin", str(TOYS), "--device", "cpu", *where, *more], halt)
+
+    def spawn(self, arguments: list[str], halt: str = "") -> Child:
         folder = self.folder / f"process{len(self.children)}"
         folder.mkdir()
         for stream in ("stdout", "stderr"):
             (folder / stream).touch()
         pid = self.zygote.ask(
-            arguments=self.arguments(*more),
+            arguments=arguments,
             environment=self.environment(halt, folder),
             stdout=str(folder / "stdout"),
             stderr=str(folder / "stderr"),

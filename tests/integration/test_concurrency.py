@@ -1,5 +1,6 @@
 """Several processes on one run: one works, the others wait and give the same record."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,14 +31,28 @@ def test_second_process_waits_and_prints_the_same_record(bench: Bench, reference
     assert_same_run(bench.run, reference("noisy"))
 
 
-def test_four_at_once(bench: Bench, reference: Reference) -> None:
-    children = [bench.start() for _ in range(4)]
+def test_eight_at_once(bench: Bench, reference: Reference) -> None:
+    children = [bench.start() for _ in range(8)]
     first, *others = [child.record() for child in children]
     assert all(record == first for record in others)
     assert first["machine"]["attempts"] == 1
     assert sum("train epoch 1" in child.err for child in children) == 1
     assert sum("train epoch 3" in child.err for child in children) == 1
     assert_same_run(bench.run, reference("noisy"))
+
+
+def test_four_sweeps_at_once_share_their_runs(bench: Bench, reference: Reference) -> None:
+    launchers = [bench.start_sweep("0-4") for _ in range(4)]
+    for launcher in launchers:
+        assert launcher.wait() == 0, launcher.err
+        assert "5 of 5 runs done, 0 failed" in launcher.err
+    trained = [line for launcher in launchers for line in launcher.err.splitlines() if "train epoch 3 " in line]
+    assert len(trained) == 5
+    records = [json.loads(path.read_text()) for path in bench.results.glob("runs/*/result.json")]
+    assert sorted(record["config"]["seed"] for record in records) == [0, 1, 2, 3, 4]
+    assert {record["machine"]["attempts"] for record in records} == {1}
+    (first,) = (record["run_id"] for record in records if record["config"]["seed"] == 0)
+    assert_same_run(bench.results / "runs" / first, reference("noisy"))
 
 
 def test_one_of_those_who_wait_goes_on_for_a_killed_owner(bench: Bench, reference: Reference) -> None:
