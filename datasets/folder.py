@@ -66,7 +66,7 @@ DATASETS = {
 
 def _table_path(root: Path) -> Path:
     if not root.is_dir():
-        raise DataMissing(f"dataset 'folder': {root} is not a folder; --data-root must be {_EXPECTED}")
+        raise DataMissing(f"{root} is not a folder; it must be {_EXPECTED}")
     path = root / "metadata.csv"
     if path.is_file():
         return path
@@ -78,7 +78,9 @@ def _table_path(root: Path) -> Path:
         raise DataError(
             f"{root} has several tables ({names}) and no metadata.csv; rename the one to use to metadata.csv"
         )
-    raise DataMissing(f"dataset 'folder': no metadata.csv in {root}/; --data-root must be {_EXPECTED}")
+    below = sorted(path.parent for path in root.glob("*/metadata.csv"))
+    hint = f"; there is one in {below[0]}: --dataset {below[0]}" if below else f"; it must be {_EXPECTED}"
+    raise DataMissing(f"no metadata.csv in {root}/{hint}")
 
 
 def _names(table: Table) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -98,7 +98,7 @@ class JTT(BaseMethod[JTTConfig]):
         elif self.config.upweight_as == "copies" and longer > 10 * n:
             _log.warning(
                 "JTT: %d of %d training samples are wrong after identification; with their copies an epoch has %d "
-                "(a longer identification gives fewer, upweight_as='weights' makes none)",
+                "(a larger --set method.identify_epochs=N gives fewer, --set method.upweight_as=weights makes none)",
                 errors,
                 n,
                 longer,

@@ -57,7 +57,8 @@ def model_costs(method: BaseMethod[Any], backbone: str, image_size: int, num_cla
     Args:
         method: is not touched; building a model may change its state, so a fresh one does that.
     """
-    return _model_costs(type(method), method.config.model_dump_json(), backbone, image_size, num_classes)
+    options = method.config.model_dump_json()
+    return _model_costs(type(method), options, backbone, image_size, num_classes)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=256)

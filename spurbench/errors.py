@@ -53,5 +53,7 @@ class RunFailed(SpurbenchError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'aim'?"`` for a near miss, otherwise ``";"``: to be followed by what is available."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    close = sorted((name for name in known if name.startswith(word)), key=len)  # swin_tiny for swin_tiny_patch4_...
+    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ";"

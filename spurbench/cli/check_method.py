@@ -21,7 +21,7 @@ def execute(options: argparse.Namespace) -> int:
     for name, cls in _methods(options.method):
         config = method_options(cls, given)
         total = len(METHOD_CHECKS) * len(options.backbone)
-        print(f"{name}: {total} checks, one to three minutes", file=sys.stderr)
+        print(f"{name}: {total} checks, ten seconds to three minutes", file=sys.stderr)
         for outcome in method_outcomes(cls, config, options.backbone):
             report.append({"method": name, **{key: value for key, value in outcome.items() if key != "cause"}})
             mark = "ok    " if outcome["error"] is None else "BROKEN"

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ def execute(options: argparse.Namespace) -> int:
     from spurbench.leaderboard import aggregate, best_draws, collect, write_parquet
 
     folders = [Path(name).expanduser() for name in options.results or [options.results_root]]
+    if absent := [str(folder) for folder in folders if not folder.exists()]:
+        raise DataMissing(f"nothing at {', '.join(absent)}; name result folders or Parquet tables")
     found = collect(folders)
     for path in found.damaged:
         print(f"note: skipped a damaged record: {path}", file=sys.stderr)
     if found.failed:
         print(f"note: {len(found.failed)} failed runs are not in the table: {', '.join(found.failed)}", file=sys.stderr)
     table = aggregate(found.rows, options.select)
+    _tell_without_rule(found.rows, options.select)
     if not table:
         offered = sorted({row["selection"] for row in found.rows})
         have = (
@@ -41,6 +45,21 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_without_rule(rows: list[dict[str, Any]], select: str) -> None:
+    """Finished runs that the table lacks because they do not offer the rule."""
+    offered: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        offered.setdefault((row["label"], row["dataset"], row["run_id"]), set()).add(row["selection"])
+    lacking = Counter(
+        (label, dataset, ", ".join(sorted(rules)))
+        for (label, dataset, _), rules in offered.items()
+        if select not in rules and (rules != {"last"} or select.startswith("oracle"))
+    )
+    for (label, dataset, rules), count in lacking.items():
+        what = f"{count} run{'s' if count > 1 else ''} of {label} on {dataset}"
+        print(f"note: {what} without rule {select} (they have {rules})", file=sys.stderr)
+
+
 _HEADER = [
     *("method", "WGA", "accuracy", "EPG", "seeds", "draws", "rule", "dataset", "backbone"),
     *("base rate", "density", "erased", "group mean", "GMACs", "params M", "access"),
@@ -49,6 +68,8 @@ _DROP = (
     *("draws", "rule", "erased", "group mean", "base rate", "access", "params M", "backbone"),
     *("GMACs", "density", "dataset", "seeds", "EPG"),
 )
+_TELLS_APART = ("dataset", "backbone", "rule")
+"""Columns without which lines of one method could not be told apart, where they differ."""
 
 
 def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
@@ -80,7 +101,8 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
         for line in [_HEADER, ["---"] * len(_HEADER), *lines]:
             print("| " + " | ".join(line) + " |")
     else:
-        print_table(title, _HEADER, lines, drop=_DROP)
+        differ = {name for name in _TELLS_APART if len({line[_HEADER.index(name)] for line in lines}) > 1}
+        print_table(title, _HEADER, lines, drop=[name for name in _DROP if name not in differ])
     if any(entry["erasure_outside_mean"] is not None for entry in table):
         print(
             "\nerased: percent of predictions that stay when all outside the mask / all inside / all outside another "

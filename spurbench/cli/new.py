@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
         print(path)
     method, test = paths.values()
     print(
-        f"next:\n  spurbench check-method {method}\n  pytest {test}\n"
+        f"next:\n  spurbench check-method {method}\n  python -m pytest {test}   (needs: pip install pytest)\n"
         f"  spurbench run --method {name} --plugin {method} --dataset minibirds100",
         file=sys.stderr,
     )

@@ -1,7 +1,7 @@
 """Tables for people. Percentages exist only here; files hold fractions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -70,7 +70,8 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     """A table on stdout. On a narrow terminal whole columns are left out and named; a pipe loses nothing.
 
     Args:
-        drop: columns that may be left out, the least important first.
+        drop: columns that may be left out, the least important first. What is still too wide is broken into lines, the
+            first column last.
     """
     console = Console(highlight=False, markup=False)
     if console.is_terminal:
@@ -79,8 +80,10 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
         console, hidden = Console(highlight=False, markup=False, width=400), set()
     shown = [number for number, name in enumerate(header) if name not in hidden]
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    fits = _needed(header, lines, hidden) <= console.width
     for number in shown:
-        table.add_column(header[number], justify="left" if number == 0 else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if number == 0 else "right"
+        table.add_column(header[number], justify=justify, no_wrap=fits or number == 0, overflow="fold")
     for line in lines:
         table.add_row(*(line[number] for number in shown))
     console.print(table)
@@ -91,10 +94,15 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
 
 def _too_wide(header: Sequence[str], lines: Sequence[Sequence[str]], drop: Sequence[str], width: int) -> set[str]:
     """Columns to leave out until the rest fits; two spaces and a rule's end surround each."""
-    needed = {name: 3 + max(len(name), *(len(line[i]) for line in lines)) for i, name in enumerate(header)}
     hidden: set[str] = set()
     for name in drop:
-        if sum(size for column, size in needed.items() if column not in hidden) + 2 <= width:
+        if _needed(header, lines, hidden) <= width:
             break
         hidden.add(name)
     return hidden
+
+
+def _needed(header: Sequence[str], lines: Sequence[Sequence[str]], hidden: set[str]) -> int:
+    """Characters that a line takes."""
+    widths = [max(len(name), *(len(line[i]) for line in lines)) for i, name in enumerate(header) if name not in hidden]
+    return sum(3 + width for width in widths) + 2

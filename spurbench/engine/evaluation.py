@@ -99,6 +99,8 @@ class Scorer:
         try:
             with torch.inference_mode():
                 self.predict(model, images)
+        except ConfigError:  # says itself what is wrong
+            raise
         except (AssertionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"backbone {self.config.backbone.name} does not take images of {size} px: {error}; "
