@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from spurbench.cli.against import print_against
 from spurbench.cli.common import print_json
 from spurbench.cli.render import erasure_text, percent, print_table
 
@@ -34,6 +35,9 @@ def execute(options: argparse.Namespace) -> int:
         raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule '{options.select}': {have}")
     if options.draws == "best":
         table = best_draws(table, options.select)
+    if options.against is not None:
+        print_against(table, options)
+        return 0
     if options.output:
         write_parquet(found.rows, Path(options.output))
     if options.format == "json":

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from spurbench.cli.common import paths_of, plugins_of, print_json
 from spurbench.cli.live import live_board, live_observer
 from spurbench.cli.render import percent
 from spurbench.cli.sweep_plan import ORDER, print_plan, tell_what_does_not_fit
+from spurbench.errors import ConfigError
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -26,10 +28,17 @@ def execute(options: argparse.Namespace) -> int:
             if run.run_id in found.stale:
                 set_aside(run)
         found = survey(runs, plugins)
+    in_queue: list[str] = []
+    if options.dry_run or options.status or options.launcher == "slurm":
+        from spurbench.launch.slurm_queue import with_queue
+
+        found.states, in_queue = with_queue(runs, found.states)
     states = found.states
     counts: Counter[str] = Counter(states)
     print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in ORDER if counts[state])}",
           file=sys.stderr)  # fmt: skip
+    for line in in_queue:
+        print(line, file=sys.stderr)
     tell_what_does_not_fit(found)
     if options.dry_run or options.status:
         print_plan(options, runs, found, plugins)
@@ -41,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
     results, failures = [], 0
     title = f"sweep {options.file}"
     with contextlib.ExitStack() as stack:
-        note, outcomes = _begin(stack, options, missing, title)
+        note, outcomes = _begin(stack, options, missing, title, found.peak_bytes)
         for run, outcome in outcomes:
             if not isinstance(outcome, dict):
                 failures += 1
@@ -54,24 +63,35 @@ def execute(options: argparse.Namespace) -> int:
             )
     done = sum(run.finished for run in runs)
     print(f"{done} of {len(runs)} runs done, {failures} failed", file=sys.stderr)
+    if options.launcher == "slurm" and done < len(runs):
+        print(f"to see where they stand: {_status_command(options)}", file=sys.stderr)
     if options.json:
         print_json({"runs": len(runs), "done": done, "failed": failures, "finished_now": results})
     return 1 if failures or (counts["failed"] and not options.retry_failed) else 0
 
 
-def _begin(stack: contextlib.ExitStack, options: argparse.Namespace, runs: list[Any], title: str) -> tuple[Any, Any]:
+def _begin(
+    stack: contextlib.ExitStack, options: argparse.Namespace, runs: list[Any], title: str, peak_bytes: int
+) -> tuple[Any, Any]:
     """Start what is missing: a function that tells people something, and the runs as they end."""
+    from spurbench.data.decoding import available_cores
     from spurbench.launch import launch
     from spurbench.launch.local import launch_local
     from spurbench.launch.options import LaunchOptions
 
+    pack = options.jobs == 0
+    if pack and options.launcher != "local":
+        raise ConfigError(f"--jobs auto is for --launcher local; give a number to --launcher {options.launcher}")
     plugins = plugins_of(options)
     if options.launcher == "local" and options.jobs == 1:  # in this process, without the import costs of another
         live = stack.enter_context(live_observer(title))
         return live.note, launch_local(runs, device=options.device, plugins=plugins, observer=live)
-    board = stack.enter_context(live_board(title, options.jobs))
+    jobs = available_cores() if pack else options.jobs
+    board = stack.enter_context(live_board(title, jobs))
     how = LaunchOptions(
-        jobs=options.jobs,
+        jobs=jobs,
+        pack=pack,
+        peak_bytes=peak_bytes,
         device=options.device,
         plugins=plugins,
         address=options.address,
@@ -82,3 +102,9 @@ def _begin(stack: contextlib.ExitStack, options: argparse.Namespace, runs: list[
         stop_early=options.stop_early,
     )
     return board.note, launch(options.launcher, runs, how, board)
+
+
+def _status_command(options: argparse.Namespace) -> str:
+    """What to type to see where the runs of this sweep stand."""
+    plugins = [part for name in options.plugin for part in ("--plugin", name)]
+    return shlex.join(["spurbench", "sweep", options.file, *plugins, "--results", options.results_root, "--status"])

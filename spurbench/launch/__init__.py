@@ -8,7 +8,7 @@ from spurbench.sweep import Planned
 
 __all__ = ["LAUNCHERS", "launch"]
 
-LAUNCHERS = {"local": "pool"}
+LAUNCHERS = {"local": "pool", "slurm": "slurm"}
 """Names that users know, and the modules that export ``launch``."""
 
 

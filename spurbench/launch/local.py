@@ -11,10 +11,15 @@ from spurbench.sweep import Planned
 __all__ = ["launch_local"]
 
 
-def launch_local(runs: Sequence[Planned], *, device: str, plugins: tuple[Path, ...], observer: Observer) -> Outcomes:
+def launch_local(
+    runs: Sequence[Planned], *, device: str, plugins: tuple[Path, ...], observer: Observer, launcher: str = "local"
+) -> Outcomes:
     """Yield each run with its record, or with the error that stopped it; the rest go on.
 
     Runs that another process holds are left to it and looked at again at the end.
+
+    Args:
+        launcher: what the records say about where the runs were executed.
     """
     waiting: list[Planned] = []
     for wait, batch in ((False, runs), (True, waiting)):
@@ -24,7 +29,15 @@ def launch_local(runs: Sequence[Planned], *, device: str, plugins: tuple[Path, .
                 f"seed {run.config.seed} ({run.config.run_id()})"
             )
             try:
-                record = run_one(run.config, run.paths, device=device, plugins=plugins, wait=wait, observer=observer)
+                record = run_one(
+                    run.config,
+                    run.paths,
+                    device=device,
+                    plugins=plugins,
+                    wait=wait,
+                    launcher=launcher,
+                    observer=observer,
+                )
             except Interrupted:
                 raise
             except SpurbenchError as error:

@@ -29,7 +29,7 @@ class LaunchOptions:
     address: str | None = None
     """Of a Ray cluster; a local one is started if not given."""
     gpus_per_run: float | None = None
-    """Fractions are allowed; None: a whole GPU on SLURM and Ray where there is one."""
+    """Fractions are allowed on Ray. None: on Ray a whole one where there is one, on SLURM what the profile says."""
     profile: Path | None = None
     """YAML file that says what to ask SLURM for."""
     runs_per_job: int | None = None

@@ -1,0 +1,1 @@
+"""Published numbers, as a package so that they are installed with the code."""

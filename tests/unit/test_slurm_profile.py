@@ -1,0 +1,100 @@
+"""Profiles of the SLURM launcher: what they say to sbatch, and what is wrong with them in words."""
+
+from pathlib import Path
+
+import pytest
+
+from spurbench.errors import ConfigError
+from spurbench.launch.slurm_profile import SlurmProfile, load_profile
+
+ROOT = Path(__file__).parents[2]
+
+
+def profile(folder: Path, text: str) -> SlurmProfile:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return load_profile(path)
+
+
+def test_without_a_profile_a_job_is_small_and_goes_to_the_default_partition() -> None:
+    asked = load_profile(None).sbatch(name="x", jobs=3)
+    assert {key: value for key, value in asked.items() if value is not None} == {
+        "job_name": "x",
+        "time": 60,
+        "cpus_per_task": 1,
+        "mem": "2048M",
+        "signal_delay_s": 120,
+        "setup": ['export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"', "export PYTHONSAFEPATH=1"],
+        "array_parallelism": 3,
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True},
+    }
+
+
+def test_everything_reaches_the_script(tmp_path: Path) -> None:
+    sbatch_text = pytest.importorskip("submitit.slurm.slurm")._make_sbatch_string
+    full = profile(
+        tmp_path,
+        """
+        {partition: gpu, account: me, qos: low, constraint: a100|h100, exclude: "n[1,2]", time_minutes: 90, cpus: 4,
+         memory_gb: 7.5, gpus: 2, signal_delay_seconds: 60, setup: module load cuda,
+         additional: {mail_type: FAIL, exclusive: true, gres: "gpu:a100:1", requeue: false, no-requeue: true}}
+        """,
+    )
+    text = sbatch_text(command="python", folder=tmp_path, map_count=8, **full.sbatch(name="x", jobs=3))
+    lines = text.splitlines()
+    for option in (
+        "account=me", "array=0-7%3", "constraint='a100|h100'", "cpus-per-task=4", "exclude='n[1,2]'", "exclusive",
+        "gpus-per-node=2", "gres=gpu:a100:1", "job-name=x", "mail-type=FAIL", "mem=7680M", "no-requeue",
+        "partition=gpu", "qos=low", "signal=USR2@60", "time=90",
+    ):  # fmt: skip
+        assert f"#SBATCH --{option}" in lines
+    assert "#SBATCH --requeue" not in lines
+    assert not [line for line in lines if "wckey" in line]
+    assert lines.index("module load cuda") < next(n for n, line in enumerate(lines) if line.startswith("srun "))
+
+
+def test_memory_is_not_asked_for_where_that_is_forbidden(tmp_path: Path) -> None:
+    assert profile(tmp_path, "memory_gb: null").sbatch(name="x", jobs=1)["mem"] is None
+
+
+def test_in_words(tmp_path: Path) -> None:
+    assert load_profile(None).in_words() == "1 CPU, 2 GB, no GPU, 60 minutes"
+    assert (
+        profile(tmp_path, "{cpus: 8, memory_gb: null, gpus: 2, time_minutes: 5}").in_words()
+        == "8 CPUs, the default memory, 2 GPUs, 5 minutes"
+    )
+
+
+def test_example_is_a_profile(tmp_path: Path) -> None:
+    """Also with everything in it that is commented out."""
+    text = (ROOT / "cluster" / "slurm.yaml").read_text()
+    assert profile(tmp_path, text) == SlurmProfile(cpus=4, memory_gb=8, runs_per_job=4)
+    head, _, rest = text.partition("# partition:")
+    full = profile(tmp_path, head + "\n".join(line.removeprefix("# ") for line in f"# partition:{rest}".splitlines()))
+    assert full.model_fields_set == set(SlurmProfile.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("partitoin: gpu", r"unknown option 'partitoin'; did you mean 'partition'\? available: account"),
+        ("cpus: 0", r"cpus: .*greater than 0 \(got 0\)"),
+        ("time_minutes: 1h", r"time_minutes: .* \(got '1h'\)"),
+        ("gpus: 0.5", r"gpus: .* \(got 0\.5\)"),
+        ("memory_gb: .inf", r"memory_gb: .*finite"),
+        ("{time_minutes: 2, signal_delay_seconds: 120}", r"signal_delay_seconds 120 must be below the time limit, 120"),
+        ("additional: {array: 0-3, --output: x}", r"additional: array, output: the launcher sets this itself"),
+        ("- partition", r"must hold lines such as partition: gpu"),
+        ("1: 2", r"must hold lines such as partition: gpu"),
+        ("partition: [", r"is not valid YAML"),
+    ],
+)
+def test_wrong_profile_is_explained(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)cluster\.yaml.*{words}"):
+        profile(tmp_path, text)
+
+
+def test_absent_profile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; cluster/slurm\.yaml is an example"):
+        load_profile(tmp_path / "none.yaml")
