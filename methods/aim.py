@@ -34,7 +34,7 @@ from spurbench.nn.area import AnnealShape, annealed, searched
 from spurbench.nn.gumbel import hard_mask, sample_mask
 from spurbench.nn.mask_estimator import Norm
 from spurbench.nn.topdown import Fusion, Pool, TopDown, TopDownOutput, merge_masks, pool_map
-from spurbench.types import Batch, Prediction, StepOutput
+from spurbench.types import Batch, Part, Prediction, StepOutput
 
 __all__ = ["METHOD"]
 
@@ -128,14 +128,18 @@ class AIMModel(nn.Module):
         self.tau: Tensor | None  # searched; a buffer, so that weights, checkpoints and restarts carry it
         self.register_buffer("tau", torch.ones(()) if config.tau == "auto" else None)
 
-    def run(self, images: Tensor, generator: torch.Generator | None) -> TopDownOutput:
-        """All maps; masks are drawn with ``generator`` or, without one, decided by the logits alone."""
+    def run(self, images: Tensor, generator: torch.Generator | None, part: Part | None = None) -> TopDownOutput:
+        """All maps; masks are drawn with ``generator`` or, without one, decided by the logits alone.
+
+        Args:
+            part: what of the batch ``images`` are; None: all.
+        """
         config = self.config
 
         def mask_from(logits_B2hw: Tensor, level: int) -> Tensor:
             if generator is None:
                 return hard_mask(logits_B2hw, keep_one=config.keep_one)
-            return sample_mask(logits_B2hw, generator, config.temperature, keep_one=config.keep_one)
+            return sample_mask(logits_B2hw, generator, config.temperature, keep_one=config.keep_one, part=part)
 
         stages = self.backbone.stages(images, config.num_stages)
         return self.topdown(stages, mask_from, fusion=config.fusion, detach_estimator=config.detach_estimator)  # type: ignore[no-any-return]
@@ -166,6 +170,7 @@ class AIM(BaseMethod[AIMConfig]):
     """Learn what to look at: a top-down path with binary masks on the backbone's features."""
 
     version: ClassVar[int] = 2
+    data_parallel = True
     Config = AIMConfig
     paper = "Alshami et al., ICCV 2025, arXiv 2508.11502"
 
@@ -201,7 +206,7 @@ class AIM(BaseMethod[AIMConfig]):
     def training_step(self, model: nn.Module, batch: Batch, progress: Progress) -> StepOutput:
         """Cross-entropy of every head plus the area loss, from one draw of the masks."""
         assert isinstance(model, AIMModel)
-        out = model.run(batch.images, progress.generator("gumbel"))
+        out = model.run(batch.images, progress.generator("gumbel"), progress.part)
         pooled = model.pooled(out)
         fused_logits = model.head(pooled if self.config.fused_loss else pooled.detach())
         heads = sum(
@@ -209,7 +214,7 @@ class AIM(BaseMethod[AIMConfig]):
             start=weighted_cross_entropy(fused_logits, batch),
         )
         tau = self.tau_at(progress) if model.tau is None else model.tau
-        ratios = [mask.mean(dtype=torch.float32) for mask in out.masks]
+        ratios = [progress.batch_mean(mask) for mask in out.masks]
         area = self.area(ratios, tau)
         scalars = {f"density_{level}": ratio.detach() for level, ratio in enumerate(ratios)}
         scalars |= {"area": area.detach(), "tau": torch.zeros_like(area) + tau}

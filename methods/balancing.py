@@ -37,6 +37,7 @@ class _Balancing(BaseMethod[ConfigT]):
     """What the four have in common: the cells."""
 
     paper = "Idrissi et al., CLeaR 2022, arXiv 2110.14503"
+    data_parallel = True
     num_groups: int = 0
 
     def build(self, backbone: Backbone, task: TaskInfo) -> nn.Module:

@@ -149,6 +149,7 @@ class _DFR(BaseMethod[ConfigT]):
     """What both variants have in common."""
 
     paper = "Kirichenko et al., ICLR 2023, arXiv 2204.02937"
+    data_parallel = True
     only_last = True
 
     def phases(self, train: TrainConfig) -> Sequence[Phase]:

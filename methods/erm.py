@@ -9,6 +9,7 @@ class ERM(BaseMethod[MethodConfig]):
     """Fine-tune the backbone and a linear head on the cross-entropy."""
 
     paper = "Vapnik, 1992"
+    data_parallel = True
 
 
 METHOD = ERM

@@ -17,7 +17,7 @@ from spurbench.config import Frozen, OptimizerConfig, TrainConfig
 from spurbench.data.view import View
 from spurbench.nn.classifier import Classifier
 from spurbench.rng import generator
-from spurbench.types import Access, Batch, Prediction, StepOutput
+from spurbench.types import Access, Batch, Part, Prediction, StepOutput
 
 __all__ = [
     "ArtifactStore",
@@ -73,6 +73,22 @@ class Progress:
     position: int
     """The phase's position in the run."""
     device: torch.device
+    part: Part | None = None
+    """What of the step's batch this process has, where several share it; None: all. Random draws are made for the whole
+    batch, and its rows taken."""
+    add_up: Callable[[Tensor], Tensor] | None = None
+    """Sum over the processes, with gradient; set with ``part``."""
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean over the step's whole batch, float32, 0-d, for a loss that is not itself a mean over samples.
+
+        Args:
+            values: [B, ...], of the samples that this process has.
+        """
+        mean = values.mean(dtype=torch.float32)
+        if self.part is None or self.add_up is None:
+            return mean
+        return self.add_up(mean * self.part.share)
 
     def generator(self, stream: str) -> torch.Generator:
         """A generator on the device for this step; equal after any restart, so there is nothing to save."""
@@ -118,6 +134,7 @@ class Method(Protocol):
     access: ClassVar[Access]
     paper: ClassVar[str]
     only_last: ClassVar[bool]
+    data_parallel: ClassVar[bool]
 
     @property
     def label(self) -> str:
@@ -174,6 +191,9 @@ class BaseMethod(Generic[ConfigT]):
     """Authors, year and identifier, shown by ``spurbench list methods``."""
     only_last: ClassVar[bool] = False
     """Whether the method defines its final model itself, so that no selection rule applies."""
+    data_parallel: ClassVar[bool] = False
+    """Whether several processes may share its batches: the loss is a mean over samples, or takes what is not one from
+    ``Progress.batch_mean``; draws follow ``Progress.part``; the method keeps no state of its own."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

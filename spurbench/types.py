@@ -14,6 +14,7 @@ __all__ = [
     "Access",
     "Batch",
     "GroupedBatch",
+    "Part",
     "Prediction",
     "RegionBatch",
     "Sample",
@@ -51,6 +52,18 @@ class Sample:
     """float32 [n, 4], xyxy in pixels of ``image``, half open."""
     mask: Tensor | None = None
     """bool [H, W], True on the foreground object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of several processes has of a step's batch."""
+
+    rows: slice
+    """Of the whole batch."""
+    size: int
+    """Samples of the whole batch."""
+    share: float
+    """Weight of this process's mean in the mean over the whole batch; 1 over all processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

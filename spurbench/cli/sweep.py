@@ -17,9 +17,12 @@ from spurbench.errors import ConfigError
 
 def execute(options: argparse.Namespace) -> int:
     """Plan everything, then run what is missing."""
+    from spurbench.engine.distributed import find_team
     from spurbench.survey import set_aside, survey
     from spurbench.sweep import load_sweep, plan
 
+    if find_team().size > 1:
+        raise ConfigError("start sweeps without torchrun; --jobs N has several runs at once")
     plugins = plugins_of(options)
     runs = plan(load_sweep(Path(options.file)), paths_of(options), plugins)
     found = survey(runs, plugins)

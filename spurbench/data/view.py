@@ -16,6 +16,7 @@ from torch import Tensor
 from spurbench.config import InputConfig
 from spurbench.data.cache import Frames
 from spurbench.data.transforms import (
+    Crops,
     apply_crops,
     apply_crops_to_masks,
     draw_crops,
@@ -25,7 +26,7 @@ from spurbench.data.transforms import (
 )
 from spurbench.errors import AccessDenied
 from spurbench.rng import generator
-from spurbench.types import Access, Batch, GroupedBatch, RegionBatch
+from spurbench.types import Access, Batch, GroupedBatch, Part, RegionBatch
 
 __all__ = ["BatchSampler", "Columns", "ImageMap", "LoaderSettings", "View", "make_view"]
 
@@ -153,9 +154,20 @@ class View:
 
     def loader(self, *, shuffle: bool, augment: bool, start: int = 0) -> Iterator[Batch]:
         """One pass over the view, from batch number ``start``."""
+        return (batch for batch, _ in self.parts(shuffle=shuffle, augment=augment, start=start, cut=lambda _: None))
+
+    def parts(
+        self, *, shuffle: bool, augment: bool, start: int, cut: Callable[[int], Part | None]
+    ) -> Iterator[tuple[Batch, Part | None]]:
+        """One pass over a part of every batch; its samples are as in the whole batch.
+
+        Args:
+            cut: from the size of a batch to what of it is wanted; None: all.
+        """
         for step, positions in enumerate(self._order(shuffle)):
             if step >= start:
-                yield self._batch(positions, step, augment)
+                part = cut(len(positions))
+                yield self._batch(positions, step, augment, part), part
 
     def _order(self, shuffle: bool) -> list[Tensor]:
         """Positions in the split, batch by batch."""
@@ -170,8 +182,10 @@ class View:
             return list(torch.split(self.index[drawn], settings.batch_size))
         return list(torch.split(self.index[torch.randperm(len(self), generator=rng)], settings.batch_size))
 
-    def _batch(self, positions: Tensor, step: int, augment: bool) -> Batch:
+    def _batch(self, positions: Tensor, step: int, augment: bool, part: Part | None) -> Batch:
         settings = self.settings
+        size = len(positions)
+        positions = positions if part is None else positions[part.rows]
         device = settings.device
         frames = _gather(self._frames, positions, device)
         if self._image_map is not None:
@@ -179,7 +193,8 @@ class View:
         masks = None if self._columns.masks is None else _gather(self._columns.masks, positions, device)
         if augment:
             rng = generator(settings.seed, "augment", settings.position, settings.epoch, step)
-            crops = draw_crops(len(positions), settings.input, rng)
+            crops = draw_crops(size, settings.input, rng)
+            crops = crops if part is None else _rows_of(crops, part.rows)
             images = apply_crops(
                 frames, crops, settings.input, settings.mean, settings.std, channels_last=settings.channels_last
             )
@@ -233,6 +248,10 @@ def make_view(
             masks=frames.masks if Access.REGIONS in access else None,
         ),
     )
+
+
+def _rows_of(crops: Crops, rows: slice) -> Crops:
+    return Crops(**{field.name: getattr(crops, field.name)[rows] for field in dataclasses.fields(crops)})
 
 
 def _gather(frames: Tensor, positions: Tensor, device: torch.device) -> Tensor:

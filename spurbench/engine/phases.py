@@ -17,6 +17,7 @@ from spurbench.config import RunConfig
 from spurbench.data.view import View
 from spurbench.dataset import DatasetInfo
 from spurbench.engine.artifacts import FolderStore
+from spurbench.engine.distributed import ALONE, Team, TeamStore
 from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.engine.observer import Observer
 from spurbench.engine.restore import weights_file
@@ -66,6 +67,8 @@ class Trainer:
     device: torch.device
     observer: Observer
     stop: StopFlag
+    team: Team = ALONE
+    """The processes that train this run together, each with a trainer; the first one's keeps the folder."""
     seconds: float = 0.0
     images: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -114,7 +117,7 @@ class Trainer:
                 self._train(phase, position, view, state)
             self.seconds, self.images = self.seconds + state.seconds, self.images + state.images
             state.seconds, state.images = 0.0, 0
-            save_tensors(self.state_path, self._snapshot(position + 1, state, begun=False))
+            self._save(position + 1, state, begun=False)
             optimizer_state, inside = state.optimizer.state_dict(), None
 
     def candidates(self) -> dict[str, Candidate]:
@@ -176,6 +179,9 @@ class Trainer:
 
     def _train_or_take_over(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
         """Train a phase from its start, unless a run with an equal one has left its outcome."""
+        if self.team.size > 1:  # its sums round differently, and equal keys mean equal bits
+            self._train(phase, position, view, state)
+            return
         key = phase_key(
             self.config, self.method, phase, position, view, self.model,
             fingerprint=self.fingerprint, device=self.device,
@@ -236,6 +242,8 @@ class Trainer:
 
     def _train(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
         if phase.epochs == 0:
+            if not self.team.leads:
+                return
             self._remember(
                 {"phase": phase.name, "epoch": -1, "position": position, "eligible": True, **self._validate("val")}
             )
@@ -248,13 +256,16 @@ class Trainer:
             position,
             view,
             state,
-            save=lambda state: save_tensors(self.state_path, self._snapshot(position, state, begun=True)),
+            save=lambda state: self._save(position, state, begun=True),
             end_epoch=lambda state, row: self._end_epoch(position, state, row),
             observer=self.observer,
             stop=self.stop,
+            team=self.team,
         )
 
     def _end_epoch(self, position: int, state: PhaseState, row: dict[str, Any]) -> None:
+        if not self.team.leads:
+            return
         eligible = row["epoch"] >= self.phases[position].select_from
         row |= {"position": position, "eligible": eligible, **self._validate("val")}
         if self.config.evaluation.oracle:
@@ -267,7 +278,7 @@ class Trainer:
         # Order matters for a kill at any moment: weights first, then the state that refers to them, then cleaning.
         if row["epoch"] in kept:
             save_tensors(self._weights_path(position, row["epoch"]), self.model.state_dict())
-        save_tensors(self.state_path, self._snapshot(position, state, begun=True))
+        self._save(position, state, begun=True)
         for path in (self.folder / "weights").glob(f"phase{position}_epoch*.pt"):
             if path not in {self._weights_path(position, epoch) for epoch in kept}:
                 path.unlink(missing_ok=True)
@@ -320,8 +331,13 @@ class Trainer:
             "class_counts": torch.bincount(train.y, minlength=len(self.info.classes)).tolist(),
             "image_size": self.config.input.image_size,
         }
-        write_json(self.folder / "task.json", facts)
+        if self.team.leads:
+            write_json(self.folder / "task.json", facts)
         return TaskInfo(train=self.config.train, **facts)
+
+    def _save(self, position: int, state: PhaseState, *, begun: bool) -> None:
+        if self.team.leads:
+            save_tensors(self.state_path, self._snapshot(position, state, begun=begun))
 
     def _snapshot(self, position: int, state: PhaseState, *, begun: bool) -> dict[str, Any]:
         """Everything that a restart needs; ``begun`` tells the inside of a phase from its door."""
@@ -342,9 +358,10 @@ class Trainer:
         }
 
     def _load(self) -> dict[str, Any] | None:
-        saved = load_tensors(self.state_path)
-        if saved is None:
+        saved = self.team.first(lambda: load_tensors(self.state_path))
+        if saved is None and self.team.leads:
             shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # nothing tells which data they are from
+        if saved is None:
             return None
         for what, here in (("fingerprint", self.fingerprint), ("device", self.device.type)):
             if saved[what] != here:
@@ -369,16 +386,17 @@ class Trainer:
         """Whose weights a phase keeps: the last one's make the run's rows, earlier ones serve the next phase."""
         return self.rules if position == len(self.phases) - 1 else self.inner_rules
 
-    def _store(self, position: int) -> FolderStore:
+    def _store(self, position: int) -> FolderStore | TeamStore:
         rows = self._rows_of(position - 1)
         chosen = best_epochs(rows, self.inner_rules) if rows else {}
-        return FolderStore(
+        store = FolderStore(
             folder=self.folder / "artifacts",
             weights={rule: self._weights_path(position - 1, epoch) for rule, (epoch, _) in chosen.items()},
             access=self.method.access,
             seed=self.config.seed,
             position=position,
         )
+        return store if self.team.size == 1 else TeamStore(self.team, store)
 
 
 def _no_optimizer() -> torch.optim.Optimizer:

@@ -17,7 +17,8 @@ from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
 from spurbench.dataset import Dataset, content_key
-from spurbench.engine.device import choose_device, device_name, peak_memory_bytes
+from spurbench.engine.device import device_name, peak_memory_bytes
+from spurbench.engine.distributed import Team, find_team
 from spurbench.engine.evaluation import SplitArrays
 from spurbench.engine.observer import Observer, Silent
 from spurbench.engine.phases import Trainer
@@ -54,6 +55,8 @@ class _Job:
     launcher: str
     force: bool
     wait: bool
+    early_stopping: str | None
+    team: Team
 
     @property
     def folder(self) -> Path:
@@ -69,43 +72,63 @@ def run_one(
     force: bool = False,
     wait: bool = True,
     launcher: str = "local",
+    early_stopping: str | None = None,
     observer: Observer | None = None,
+    stop: StopFlag | None = None,
 ) -> dict[str, Any] | None:
     """Bring a run to its record: print-ready at once if finished, resumed if begun, started otherwise.
 
-    Safe to call from several processes at once: one works, the others wait and return the same record.
+    Safe to call from several processes at once: one works, the others wait and return the same record. Processes that
+    were started together by torchrun train the run together.
 
     Args:
         force: start over even if a finished record exists; it stays until the new one replaces it.
         wait: whether to wait for another process that holds the run, or trains a phase that this run can take over;
             if not, None is returned.
+        early_stopping: the rule by which the observer may end the run early, for the record.
+        stop: set by the caller where signals cannot be heard, outside the main thread.
 
     Returns:
-        The record, as in ``result.json``.
+        The record, as in ``result.json``; of processes that were started together, the first one returns it.
 
     Raises:
         SpurbenchError: with a message for the user; a failed run also leaves a record.
         Interrupted: stopped by a signal, state saved.
+        Elsewhere: the first of the processes that were started together has failed, and tells why.
     """
-    observer = observer or Silent()
-    with stop_on_signals() as stop:
+    team = find_team()
+    if team.size > 1 and not wait:  # the others could not tell a run that was left for later
+        raise ConfigError(
+            f"torchrun's {team.size} processes share one run: use `spurbench run`; for many runs at once use "
+            "`spurbench sweep --jobs N` without torchrun"
+        )
+    observer = observer if observer is not None and team.leads else Silent()
+    with stop_on_signals(stop) as stop, team.at_work():
+        if not team.leads and not team.await_call(stop):
+            return None
         job = _Job(
             config=config,
             paths=paths,
             plugins=plugins,
-            device=choose_device(device),
+            device=team.device(device),
             observer=observer,
             stop=stop,
             launcher=launcher,
             force=force,
             wait=wait,
+            early_stopping=early_stopping,
+            team=team,
         )
+        if not team.leads:
+            _train_along(job)
+            return None
         record = finished_record(job.folder)
         if record is not None and not force:
             return _reused(job, record)
         # What the user has to mend is found before anything is written.
         dataset = open_dataset(config, paths, plugins)
         _check_access(job, dataset)
+        _check_team(job)
         require_weights(config.backbone)
         lease = _take_lease(job, wait)
         if lease is None:
@@ -122,6 +145,14 @@ def run_one(
                 return None
             stop.check()  # a signal that came too late to stop this run still has to stop whatever would follow
             return record
+
+
+def _train_along(job: _Job) -> None:
+    """What all processes do but the first."""
+    dataset = open_dataset(job.config, job.paths, job.plugins)
+    require_weights(job.config.backbone)
+    with _threads(job):
+        _train(job, dataset)
 
 
 def finished_record(folder: Path) -> dict[str, Any] | None:
@@ -191,6 +222,26 @@ def _start(job: _Job) -> _Started:
 
 
 def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[str, Any]:
+    job.team.call()
+    trainer = _train(job, dataset)
+    rows, machine = evaluate_candidates(trainer)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": job.config.run_id(),
+        "status": "finished",
+        "error": None,
+        "config": job.config.model_dump(mode="json"),
+        "rows": rows,
+        "machine": {**machine, **_machine(job), **started},
+    }
+    validate_record(record)
+    write_json(job.folder / "result.json", record)
+    trainer.tidy()
+    return record
+
+
+def _train(job: _Job, dataset: Dataset) -> Trainer:
+    """All phases; each of the processes that share the run does this."""
     config, device = job.config, job.device
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the statistics of a device that was named by its number do not wake it up
@@ -198,6 +249,7 @@ def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[
         torch.cuda.reset_peak_memory_stats(device)
     method = make_method(config, job.plugins)
     splits = {name: _load_split(job, dataset, name) for name in ("train", "val", "test")}
+    job.team.join(device, job.stop)
     trainer = Trainer(
         config=config,
         weights_path=job.paths.weights_path,
@@ -212,6 +264,7 @@ def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[
         device=device,
         observer=job.observer,
         stop=job.stop,
+        team=job.team,
     )
     settings = LoaderSettings(
         batch_size=config.train.batch_size,
@@ -229,20 +282,8 @@ def _train_and_evaluate(job: _Job, dataset: Dataset, started: _Started) -> dict[
         )
     )
     trainer.run(views)
-    rows, machine = evaluate_candidates(trainer)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": config.run_id(),
-        "status": "finished",
-        "error": None,
-        "config": config.model_dump(mode="json"),
-        "rows": rows,
-        "machine": {**machine, **_machine(job), **started},
-    }
-    validate_record(record)
-    write_json(job.folder / "result.json", record)
-    trainer.tidy()
-    return record
+    job.team.leave()
+    return trainer
 
 
 @contextlib.contextmanager
@@ -295,6 +336,24 @@ def _check_access(job: _Job, dataset: Dataset) -> None:
             f"method {name} needs {what} ({missing.names()}), and {info.name} has none; "
             f"methods that do without: {', '.join(others)}"
             + ("; a metadata.csv has groups if it has a column place or a" if info.attributes is None else "")
+        )
+
+
+def _check_team(job: _Job) -> None:
+    """Refuse what several processes could not train as one does."""
+    if job.team.size == 1:
+        return
+    registry, name = load_registry("methods", job.plugins), job.config.method.name
+    if not registry.get(name).value.data_parallel:
+        others = sorted(other for other, entry in registry.entries.items() if entry.value.data_parallel)
+        raise ConfigError(
+            f"method {name} cannot share its batches between {job.team.size} processes; start it with one, without "
+            f"torchrun; methods that can: {', '.join(others)}"
+        )
+    if job.config.train.compile:
+        raise ConfigError(
+            f"train.compile does not work with {job.team.size} processes: norms are computed across them; "
+            "use --set train.compile=false, or one process"
         )
 
 
@@ -377,9 +436,11 @@ def _machine(job: _Job) -> Mapping[str, Any]:
     commit, dirty = git_state()
     return {
         "launcher": job.launcher,
+        "early_stopping": job.early_stopping,
         "host": os.uname().nodename,
         "device": job.device.type,
         "device_name": device_name(job.device),
+        "num_devices": job.team.size,
         "peak_memory_bytes": peak_memory_bytes(job.device),
         "versions_json": versions_json(),
         "git_commit": commit,

@@ -34,12 +34,15 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(flag: StopFlag | None = None) -> Iterator[StopFlag]:
     """Within the block Ctrl-C, SIGTERM and SIGUSR2 set the flag; a second Ctrl-C stops at once.
 
-    Outside the main thread, where Python allows no handlers, the flag stays unset.
+    Outside the main thread, where Python allows no handlers, only the caller can set it.
+
+    Args:
+        flag: the one to set; a new one if not given.
     """
-    flag = StopFlag()
+    flag = flag or StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from spurbench.backbone import Backbone
 from spurbench.config import OptimizerConfig, RunConfig
 from spurbench.data.view import View
+from spurbench.engine.distributed import ALONE, Team
 from spurbench.engine.observer import Observer
 from spurbench.engine.stop import Interrupted, StopFlag
+from spurbench.engine.whole_batch import add_up
 from spurbench.errors import RunFailed
 from spurbench.method import BaseMethod, Phase, Progress
 from spurbench.rng import seed_for
@@ -85,12 +87,14 @@ def train_phase(
     end_epoch: Callable[[PhaseState, dict[str, Any]], None],
     observer: Observer,
     stop: StopFlag,
+    team: Team = ALONE,
 ) -> None:
     """Train from where ``state`` stands to the end of the phase.
 
     Args:
         save: writes a checkpoint of the state.
         end_epoch: measures validation, completes the epoch's row and saves.
+        team: the processes that train this phase together; each calls this function.
 
     Raises:
         RunFailed: a loss that is not finite; no checkpoint holds it.
@@ -102,9 +106,9 @@ def train_phase(
         epoch_view = view.at(position=position, epoch=state.epoch, batch_size=phase.batch_size)
         num_steps = epoch_view.num_batches()
         set_training_mode(method, state.model, phase)
-        batches = epoch_view.loader(shuffle=True, augment=phase.augment, start=state.step)
+        batches = epoch_view.parts(shuffle=True, augment=phase.augment, start=state.step, cut=team.cut)
         started = time.monotonic()
-        for batch in batches:
+        for batch, part in batches:
             progress = Progress(
                 phase=phase.name,
                 epoch=state.epoch,
@@ -114,23 +118,32 @@ def train_phase(
                 seed=config.seed,
                 position=position,
                 device=device,
+                part=part,
+                add_up=None if part is None else add_up,
             )
             total_steps = phase.epochs * num_steps
             factor = rate_at(phase.optimizer, state.epoch * num_steps + state.step, total_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             # Layers such as dropout draw from the global stream: seeding it per step makes them resumable too.
-            torch.manual_seed(seed_for(config.seed, "global", position, state.epoch, state.step))
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            seed = seed_for(config.seed, "global", position, state.epoch, state.step)
+            torch.manual_seed(seed)
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+            with autocast, team.whole_batch(part):
                 out = method.training_step(state.model, batch, progress)
             state.optimizer.zero_grad(set_to_none=True)
-            out.loss.backward()  # type: ignore[no-untyped-call]
+            loss, scalars = out.loss, dict(out.scalars)
+            if part is None:
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                team.refuse_draws(seed, device)
+                loss, scalars = team.backward(out, part, _parameters(state.optimizer))
             if phase.optimizer.clip is not None:
                 nn.utils.clip_grad_norm_(_parameters(state.optimizer), phase.optimizer.clip)
             state.optimizer.step()
-            state.meter.add(out.loss, dict(out.scalars), state.step)
+            state.meter.add(loss, scalars, state.step)
             state.step += 1
-            state.images += len(batch.index)
+            state.images += len(batch.index) if part is None else part.size
             now = time.monotonic()
             if state.step % _LOOK_EVERY == 0:
                 _refuse_bad_loss(state, phase)
@@ -142,23 +155,28 @@ def train_phase(
                     total_steps,
                     state.meter.means(),
                 )
-            if stop.signal_number is not None or now - last_save > _SAVE_SECONDS:
+            signal_number, save_is_due = team.agree(stop.signal_number, now - last_save > _SAVE_SECONDS)
+            if signal_number is not None or save_is_due:
                 _refuse_bad_loss(state, phase)
                 _refuse_bad_weights(state, phase)
                 state.seconds += now - started
                 started = last_save = now
                 save(state)
-                stop.check()
+                team.agree(None)  # nobody leaves before it is saved
+                if signal_number is not None:
+                    raise Interrupted(signal_number)
         _refuse_bad_loss(state, phase)
         _refuse_bad_weights(state, phase)
+        team.require_same(state.model)
         state.seconds += time.monotonic() - started
         row = {"phase": phase.name, "epoch": state.epoch, **{f"train_{k}": v for k, v in state.meter.means().items()}}
         state.meter = Meter(device)
         state.epoch, state.step = state.epoch + 1, 0
         end_epoch(state, row)
         last_save = time.monotonic()
-        if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number)
+        signal_number, _ = team.agree(stop.signal_number)
+        if signal_number is not None:
+            raise Interrupted(signal_number)
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -3,11 +3,18 @@
 import torch
 from torch import Tensor
 
+from spurbench.types import Part
+
 __all__ = ["hard_mask", "sample_mask"]
 
 
 def sample_mask(
-    logits_B2hw: Tensor, generator: torch.Generator, temperature: float = 1.0, *, keep_one: bool = False
+    logits_B2hw: Tensor,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    *,
+    keep_one: bool = False,
+    part: Part | None = None,
 ) -> Tensor:
     """Draw a mask [B, 1, h, w] of exact zeros and ones; its gradient is that of the soft sample.
 
@@ -17,9 +24,12 @@ def sample_mask(
 
     Args:
         keep_one: an image whose draw is empty keeps the position with the largest margin of keep over drop.
+        part: of the batch that the noise is drawn for; None: all.
     """
     margin_B1hw = _margin(logits_B2hw)
-    uniform = torch.rand(margin_B1hw.shape, generator=generator, device=margin_B1hw.device, dtype=torch.float32)
+    shape = margin_B1hw.shape if part is None else (part.size, *margin_B1hw.shape[1:])
+    uniform = torch.rand(shape, generator=generator, device=margin_B1hw.device, dtype=torch.float32)
+    uniform = uniform if part is None else uniform[part.rows]
     uniform = uniform.clamp(1e-7, 1 - 1e-7)  # keeps the noise finite
     logistic = uniform.log() - (-uniform).log1p()
     soft = torch.sigmoid((margin_B1hw + logistic) / temperature)

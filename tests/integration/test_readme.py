@@ -10,7 +10,10 @@ import pytest
 from spurbench.cli import main
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md", "docs/add_a_method.md"]
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md", "results/reference/README.md"),
+    *("benchmarks/README.md", "docs/add_a_method.md", "docs/slurm.md", "docs/ray.md", "docs/several_gpus.md"),
+]
 
 
 def commands() -> list[list[str]]:

@@ -577,23 +577,13 @@ def test_number_of_threads_is_the_next_runs_own(bench: Bench, monkeypatch: pytes
         torch.set_num_threads(before)
 
 
-def test_building_again_for_the_cost_leaves_the_trained_method_alone(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from spurbench.engine import results
+def test_building_again_for_the_cost_leaves_the_trained_method_alone() -> None:
+    from spurbench.costs import model_costs
+    from spurbench.methods.lff import LfF, LfFConfig
 
-    methods: list[Any] = []
-    original = results.model_costs
-    monkeypatch.setattr(
-        results, "model_costs", lambda method, *more: (methods.append(method), original(method, *more))[1]
-    )
-    trained: list[Any] = []
-    candidates = results.Trainer.candidates
-    monkeypatch.setattr(
-        results.Trainer, "candidates", lambda trainer: (trained.append(trainer.method), candidates(trainer))[1]
-    )
-    bench.run(bench.config(train__epochs=1))
-    assert methods[0] is not trained[0]
+    trained = LfF(LfFConfig())  # building sets its averages back
+    model_costs(trained, "test_convnext", 32, 2)
+    assert not vars(trained).keys() & {"average", "visited"}
 
 
 def test_signal_in_the_last_moment_still_stops_what_follows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
