@@ -98,7 +98,7 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
         commands, "sweep", "bring every run of a grid file to completion", "spurbench sweep cluster/demo.yaml --dry-run"
     )
     parser.add_argument("file", help="YAML file with datasets, methods and seeds")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are executed")
+    parser.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local", help="where runs are executed")
     parser.add_argument(
         "--jobs", type=_jobs_or_auto, default=1, metavar="N",
         help="runs at once; auto: as many as cores and GPU memory allow; on SLURM, jobs at once (default: %(default)s)",
@@ -144,6 +144,11 @@ def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
     )  # fmt: skip
     parser.add_argument("--format", default="table", choices=("table", "markdown", "csv", "json"), help="how to print")
     parser.add_argument("--output", help="also write all rows to this Parquet file")
+    parser.add_argument(
+        "--against",
+        metavar="paper|CSV",
+        help="measured minus published numbers instead of the table; paper: those shipped",
+    )
     parser.add_argument(
         "--against",
         metavar="paper|CSV",
@@ -325,6 +330,11 @@ def _command(commands, name: str, summary: str, example: str, module: str | None
     parser.set_defaults(module=module or name, parser=parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
+
+
+def _jobs_or_auto(text: str) -> int:
+    """0 stands for ``auto``."""
+    return 0 if text == "auto" else _jobs(text)
 
 
 def _jobs_or_auto(text: str) -> int:

@@ -8,7 +8,7 @@ from spurbench.sweep import Planned
 
 __all__ = ["LAUNCHERS", "launch"]
 
-LAUNCHERS = {"local": "pool", "slurm": "slurm"}
+LAUNCHERS = {"local": "pool", "slurm": "slurm", "ray": "ray_tune"}
 """Names that users know, and the modules that export ``launch``."""
 
 
