@@ -10,6 +10,7 @@ from spurbench import __version__
 __all__ = ["parse"]
 
 _ATTRIBUTIONS = ("gradcam", "xgradcam", "input_x_gradient", "integrated_gradients", "uniform")
+_COMPARED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg")
 _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
 
 
@@ -20,6 +21,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "run",
         "sweep",
         "leaderboard",
+        "compare",
         "show",
         "explain",
         "cost",
@@ -66,6 +68,7 @@ def _build() -> argparse.ArgumentParser:
     _run(commands)
     _sweep(commands)
     _leaderboard(commands)
+    _compare(commands)
     _show(commands)
     _explain(commands)
     _cost(commands)
@@ -98,7 +101,9 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
         commands, "sweep", "bring every run of a grid file to completion", "spurbench sweep cluster/demo.yaml --dry-run"
     )
     parser.add_argument("file", help="YAML file with datasets, methods and seeds")
-    parser.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local", help="where runs are executed")
+    parser.add_argument(
+        "--launcher", choices=("local", "ray", "slurm"), default="local", help="where runs are executed"
+    )
     parser.add_argument(
         "--jobs", type=_jobs_or_auto, default=1, metavar="N",
         help="runs at once; auto: as many as cores and GPU memory allow; on SLURM, jobs at once (default: %(default)s)",
@@ -149,11 +154,32 @@ def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
         metavar="paper|CSV",
         help="measured minus published numbers instead of the table; paper: those shipped",
     )
-    parser.add_argument(
-        "--against",
-        metavar="paper|CSV",
-        help="measured minus published numbers instead of the table; paper: those shipped",
+    _results(parser)
+
+
+def _compare(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "compare", "tell whether one side is better than the other, and how sure that is",
+        "spurbench compare 'aim[1,25%]' erm\n  spurbench compare new_results old_results --fail-if-worse 2.0",
+    )  # fmt: skip
+    parser.description = (
+        "The difference A - B over runs paired by data, backbone, weights, seed and test image.\n\n"
+        "A and B are result sets if both paths exist: result folders or Parquet tables, whose equal configurations\n"
+        "are paired whatever code made them. Otherwise they are methods of the folder --results: a label such as\n"
+        "'aim[1,25%]', a method's name for all its settings, or '*' for all methods. --methods always means methods."
     )
+    parser.add_argument("sides", nargs="*", metavar="SIDE", help="A and B; with --methods, result folders and tables")
+    parser.add_argument("--methods", nargs=2, metavar=("A", "B"), help="two methods, also where such folders exist")
+    parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
+    parser.add_argument(
+        "--metric", default="worst_group_accuracy", choices=_COMPARED, help="what is compared (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fail-if-worse", type=_points, metavar="X",
+        help="exit with 1 if A (the new side) is worse than B by more than X percent points in any comparison whose "
+        "95%% interval leaves 0 out; with 2 if too few seeds cannot judge such a drop, or nothing can be paired",
+    )  # fmt: skip
+    parser.add_argument("--format", default="table", choices=("table", "markdown", "json"), help="how to print")
     _results(parser)
 
 
@@ -337,15 +363,26 @@ def _jobs_or_auto(text: str) -> int:
     return 0 if text == "auto" else _jobs(text)
 
 
-def _jobs_or_auto(text: str) -> int:
-    """0 stands for ``auto``."""
-    return 0 if text == "auto" else _jobs(text)
-
-
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number of runs from 1, got '{text}'")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0, got '{text}'")
+    return int(text)
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"percent points from 0 to 100, got '{text}'")
+    return value
 
 
 def _fraction(text: str) -> float:

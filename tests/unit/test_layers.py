@@ -21,7 +21,7 @@ LAYERS = (
     ("methods", "datasets"),
     ("costs", "resolve"),
     ("engine",),
-    ("leaderboard", "sweep"),
+    ("leaderboard", "sweep", "pairing", "predictions", "compare"),
     ("survey", "clean", "reported"),
     ("launch", "report", "testing"),
     ("cli",),
@@ -260,6 +260,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         ("spurbench.registry", ("torch", "pandas", "ray", "timm", "pydantic")),
         ("spurbench.resolve", ("pandas", "ray", "timm", "rich", "submitit", "wilds")),
         ("spurbench.leaderboard", ("torch", "ray", "timm", "rich", "pydantic")),
+        ("spurbench.compare", ("torch", "ray", "timm", "rich", "pydantic", "scipy", "pyarrow")),
     ],
 )
 def test_light_modules_stay_light(module: str, absent: tuple[str, ...]) -> None:
