@@ -24,6 +24,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "compare",
         "show",
         "explain",
+        "report",
         "cost",
         "list",
         "data",
@@ -71,6 +72,7 @@ def _build() -> argparse.ArgumentParser:
     _compare(commands)
     _show(commands)
     _explain(commands)
+    _report(commands)
     _cost(commands)
     _list(commands)
     _data(commands)
@@ -207,6 +209,22 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument(
         "--attribution", choices=_ATTRIBUTIONS,
         help="also draw this map of the predicted class (default: gradcam for runs without a mask of their own)",
+    )  # fmt: skip
+    _plugin(parser)
+    _where(parser)
+
+
+def _report(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "report", "write one page for the browser: leaderboard, plots, masks; it opens without a network",
+        "spurbench report results -o report.html",
+    )  # fmt: skip
+    parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
+    parser.add_argument("-o", "--output", default="report.html", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--gallery", type=_count, default=4, metavar="N",
+        help="pictures of masks on failures of the worst group, one per setting whose weights are there, 0 for none "
+        "(default: %(default)s)",
     )  # fmt: skip
     _plugin(parser)
     _where(parser)

@@ -102,10 +102,14 @@ def explain(
     attribution: AttributionName | None,
     device: torch.device,
     plugins: tuple[Path, ...] = (),
+    images: Sequence[int] | None = None,
 ) -> ExplainedRun:
     """``count`` test images, taken in turn from every group, with what a finished run looks at.
 
     That is the method's own mask, and ``attribution`` of the predicted class if one is named or there is no mask.
+
+    Args:
+        images: positions in the test split of the images to show instead.
 
     Raises:
         DataMissing: the run is not finished, or its weights or data are not here.
@@ -141,10 +145,10 @@ def explain(
         folder=paths.cache,
     )
     labels = split.y if split.group is None else split.group
-    index = _round_robin(labels, count)
-    images = evaluation_images(frames.images[index], config.input, mean, std).to(device)
+    index = _round_robin(labels, count) if images is None else torch.tensor(list(images))
+    batch = evaluation_images(frames.images[index], config.input, mean, std).to(device)
     with torch.inference_mode():
-        prediction = method.evaluate(model, images)
+        prediction = method.evaluate(model, batch)
     size = config.input.image_size
     maps: dict[str, Tensor] = {}
     if prediction.mask is not None:
@@ -155,7 +159,7 @@ def explain(
         chosen = ATTRIBUTIONS[attribution]
         try:
             seen = chosen.maps(
-                model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, images, None
+                model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, batch, None
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ConfigError(

@@ -65,7 +65,7 @@ TINY = ("--set", "train.epochs=1", "--set", "evaluation.attributions=[]", "--set
         (["run", "--method", "erm", "--dataset", "minibirds100", "--seed", "-1"], ["seed"]),
         (["run", "--method", "erm", "--dataset", "minibirds100", "--epoch", "3"], ["--epochs"]),
         (["rnu"], ["did you mean 'run'?"]),
-        (["leaderboard", "nowhere"], ["no finished runs"]),
+        (["leaderboard", "nowhere"], ["nothing at nowhere"]),
         (["explain", "0123"], ["no run '0123'"]),
         (["explain", "--attribution", "gradcm"], ["gradcm", "'gradcam'"]),
         (

@@ -48,6 +48,7 @@ def test_wheel_contains_every_module_and_data_file(wheel: Path) -> None:
     assert {f"spurbench/assets/minibirds_{net}.safetensors" for net in ("resnet", "vit")} <= inside
     assert "spurbench/templates/method.py.txt" in inside
     assert "spurbench/presets/minibirds.yaml" in inside
+    assert {f"spurbench/report/page.{kind}" for kind in ("html", "css", "js")} <= inside
     assert "spurbench/py.typed" in inside
     assert not [name for name in inside if name.startswith(("methods/", "datasets/", "tests/"))]
 

@@ -1,0 +1,50 @@
+"""Training curves of finished runs, from the table of epochs that each leaves behind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spurbench.report.page_data import clip, short
+
+__all__ = ["curves_of"]
+
+_SERIES = ("val_wga", "val_accuracy", "val_worst_class", "train_loss")
+_MOST = 150
+"""Points of one curve on the page; of longer trainings every so many epochs are left out, never the last."""
+
+
+def curves_of(folder: Path) -> dict[str, Any] | None:
+    """Values per epoch through all phases of a run; None where there is no readable table.
+
+    Returns:
+        ``{epochs, phases, series, density}``: numbers of the epochs from 1 and names of their phases; by name the
+        values, null where a phase does not measure them; and the mask density of every stage, deepest first.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(folder / "epochs.parquet").to_pylist()
+    except (OSError, pa.ArrowException):
+        return None
+    try:
+        return _curves(rows)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _curves(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+    step = -(-len(rows) // _MOST) or 1
+    kept = sorted({*range(0, len(rows), step), *range(max(0, len(rows) - 1), len(rows))})
+    series = {name: [short(rows[i].get(name), 4) for i in kept] for name in _SERIES}
+    densities = [rows[i].get("val_density") for i in kept]
+    stages = max((len(density) for density in densities if density is not None), default=0)
+    return {
+        "epochs": [i + 1 for i in kept],
+        "phases": [clip(rows[i]["phase"]) for i in kept],
+        "series": {name: values for name, values in series.items() if any(value is not None for value in values)},
+        "density": [
+            [short(density[s], 4) if density is not None and s < len(density) else None for density in densities]
+            for s in range(stages)
+        ],
+    }

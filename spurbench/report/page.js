@@ -1,0 +1,558 @@
+// Sorts and filters the leaderboard, and hands its numbers to plotly, which draws.
+// Strings from data are only ever set as text (textContent, attributes), and escaped where plotly reads tags.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const ALL = "*"; // no name of a dataset or backbone
+  const TITLES = {
+    worst_group_accuracy: "WGA", accuracy: "accuracy", group_mean_accuracy: "group mean", epg: "EPG",
+    mask_density: "mask density",
+  };
+  const CURVES = {
+    val_wga: "validation WGA", val_accuracy: "validation accuracy", val_worst_class: "validation worst class",
+    train_loss: "training loss",
+  };
+  const HEAT = {
+    worst_group_accuracy: "WGA by number of stages", epg: "EPG by number of stages",
+    mask_density: "mask density by number of stages", stage_density: "density of each stage's mask",
+    stage_epg: "EPG of each stage's mask",
+  };
+  const MOST_BARS = 60, MOST_CURVES = 8, MOST_MAPS = 6; // more cannot be told apart
+  const COLOURS = ["#3d8bd1", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#7f6fd6", "#a0653a", "#808890"];
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+  // --- state: in the address, so that a view can be linked to --------------------------------------------------------
+
+  const values = (key) => [...new Set(data.settings.map((setting) => setting[key]))].sort();
+  const choices = {
+    rule: data.rules, dataset: [...values("data"), ALL], backbone: [ALL, ...values("net")],
+    sort: [...data.columns.map((column) => column.title), ""], order: ["descending", "ascending"],
+    pareto: ["worst_group_accuracy", "epg"], heat: Object.keys(HEAT), curve: Object.keys(CURVES),
+    theme: ["", "light", "dark"],
+  };
+  const first = (key) => choices[key][0];
+  const defaults = {
+    rule: first("rule"), dataset: first("dataset"), backbone: ALL, method: "", sort: "", order: "descending",
+    pareto: first("pareto"), heat: first("heat"), curve: first("curve"), theme: "",
+  };
+  let state = read();
+
+  function read() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    const found = { ...defaults };
+    for (const [key, value] of given) {
+      if (key === "method" || (Object.hasOwn(choices, key) && choices[key].includes(value))) found[key] = value;
+    }
+    return found;
+  }
+
+  function change(update) {
+    state = { ...state, ...update };
+    const link = new URLSearchParams(Object.entries(state).filter(([key, value]) => value !== defaults[key]));
+    history.replaceState(null, "", `#${link}`);
+    show();
+  }
+
+  // --- small helpers ------------------------------------------------------------------------------------------------
+
+  function element(name, properties = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(properties)) {
+      if (key === "text") made.textContent = value;
+      else made.setAttribute(key, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  function fill(select, options, titles) {
+    select.replaceChildren(...options.map((value, i) => element("option", { value, text: titles[i] })));
+  }
+
+  const cut = (text, most = 44) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // plotly reads a few HTML tags and entities in labels: what data says is shown as it is.
+  const literal = (text) => cut(String(text)).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const percent = (value, digits = 1) => (value === null || value === undefined ? "-" : (100 * value).toFixed(digits));
+  const spread = ([mean, sd]) => percent(mean) + (sd === null ? "" : ` ± ${percent(sd)}`);
+  const times100 = (value) => (value === null || value === undefined ? null : 100 * value);
+  const setting = (line) => data.settings[line.setting];
+  const colour = (i) => COLOURS[i % COLOURS.length];
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function name(line, lines) {
+    const several = (key) => new Set(lines.map((other) => setting(other)[key])).size > 1;
+    const parts = [setting(line).name];
+    if (several("data")) parts.push(setting(line).data);
+    if (several("net")) parts.push(setting(line).net);
+    return parts.join(" · ");
+  }
+
+  function mean(numbers) {
+    const there = numbers.filter((value) => value !== null && value !== undefined);
+    return there.length ? there.reduce((sum, value) => sum + value, 0) / there.length : null;
+  }
+
+  // --- the table ----------------------------------------------------------------------------------------------------
+
+  function shown() {
+    const words = state.method.toLowerCase().split(/,(?![^[]*\])/).map((word) => word.trim()).filter(Boolean);
+    const fits = (line) =>
+      (state.dataset === ALL || setting(line).data === state.dataset) &&
+      (state.backbone === ALL || setting(line).net === state.backbone) &&
+      (!words.length || words.some((word) => setting(line).name.toLowerCase().includes(word)));
+    const lines = (data.tables[state.rule] || []).filter(fits);
+    const column = data.columns.findIndex((other) => other.title === state.sort);
+    if (column < 0) return lines;
+    const sign = state.order === "ascending" ? 1 : -1;
+    const text = data.columns[column].kind === "text";
+    const key = (line) => (text ? line.cells[column] : line.keys[column]);
+    return [...lines].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === null || y === null) return (x === null) - (y === null); // what is unknown comes last, either way
+      return sign * (text ? x.localeCompare(y, "en") : x - y);
+    });
+  }
+
+  function heads() {
+    byId("board").tHead.rows[0].replaceChildren(
+      ...data.columns.map((column) => {
+        const button = element("button", { type: "button", text: column.title, title: column.meaning });
+        button.addEventListener("click", () => {
+          const usual = column.kind === "text" ? "ascending" : "descending";
+          const other = usual === "ascending" ? "descending" : "ascending";
+          change({ sort: column.title, order: state.sort === column.title && state.order === usual ? other : usual });
+        });
+        return element("th", { scope: "col", class: column.kind }, button);
+      }),
+    );
+  }
+
+  function table(lines) {
+    const same = (key) => lines.length > 0 && new Set(lines.map((line) => setting(line)[key])).size === 1;
+    const alike = { dataset: same("data"), backbone: same("net") }; // one value in every line: the caption says it
+    [...byId("board").tHead.rows[0].cells].forEach((cell, i) => {
+      cell.hidden = Boolean(alike[data.columns[i].title]);
+      if (data.columns[i].title === state.sort) cell.setAttribute("aria-sort", state.order);
+      else cell.removeAttribute("aria-sort");
+    });
+    byId("board").tBodies[0].replaceChildren(
+      ...lines.map((line) =>
+        element("tr", {}, ...line.cells.map((text, i) => {
+          const kind = data.columns[i].kind;
+          const properties = i === 0 ? { scope: "row", text } : { class: kind, text };
+          if (kind === "text" && text.length > 30) properties.title = text;
+          if (alike[data.columns[i].title]) properties.hidden = "";
+          return element(i === 0 ? "th" : "td", properties);
+        })),
+      ),
+    );
+    const place = alike.dataset ? setting(lines[0]).data : "several datasets";
+    const net = alike.backbone ? setting(lines[0]).net : "several backbones";
+    byId("board").caption.textContent = lines.length
+      ? `${cut(place)}, ${cut(net)}, selection rule ${cut(state.rule)}` : "No setting fits these choices.";
+    byId("count").textContent = `${lines.length} of ${data.tables[state.rule].length} settings`;
+  }
+
+  // --- plots: each gives what plotly draws and the same numbers as a table -------------------------------------------
+
+  const plots = [
+    {
+      id: "pareto", title: "What it costs", options: ["pareto", (key) => TITLES[key]],
+      about: "Against multiply-adds per image beyond the plain backbone. On the line: no cheaper setting is better. " +
+        "Circles: EPG is of the method's own mask; diamonds: of an attribution.",
+      make: pareto,
+    },
+    {
+      id: "groups", title: "Accuracy per group",
+      about: `Test accuracy of each group, percent; bars are means over seeds, whiskers one s.d. The first ${MOST_BARS} ` +
+        "settings of the table, in its order.",
+      make: groups,
+    },
+    {
+      id: "heat", title: "Target density τ and stages", options: ["heat", (key) => HEAT[key]],
+      about: "Settings that differ in nothing but τ and the number of stages share a map; percent, mean over seeds.",
+      make: heat,
+    },
+    {
+      id: "density", title: "Mask density through training",
+      about: "Active fraction of each stage's mask on validation images, percent (stage 0 is the deepest): thick lines " +
+        `are means over seeds, thin lines are seeds. The first ${MOST_CURVES} settings of the table with masks.`,
+      make: density,
+    },
+    {
+      id: "curves", title: "Training curves", options: ["curve", (key) => CURVES[key]],
+      about: "Thick lines are means over seeds, thin lines are seeds; phases follow each other. The first " +
+        `${MOST_CURVES} settings of the table.`,
+      make: curves,
+    },
+    {
+      id: "erasure", title: "Do masks tell the truth?",
+      about: "Percent of predictions that stay when a part of the image becomes the mean colour. Of a mask that shows " +
+        "what decides, erasing the outside changes nothing, and erasing the inside or outside another image's mask does.",
+      make: erasure,
+    },
+  ];
+
+  function pareto(lines) {
+    const metric = state.pareto;
+    const there = lines.filter((line) => setting(line).overhead !== null && line.values[metric][0] !== null);
+    const blocks = [...new Set(there.map((line) => `${setting(line).data}\n${setting(line).net}`))];
+    const traces = blocks.flatMap((block, i) => {
+      const mine = there.filter((line) => `${setting(line).data}\n${setting(line).net}` === block);
+      const [front, edge] = frontier(mine, metric);
+      const title = blocks.length > 1 ? literal(block.replace("\n", " · ")) : "";
+      return [
+        {
+          type: "scatter", mode: "lines", x: edge.map((p) => p[0]), y: edge.map((p) => p[1]), hoverinfo: "skip",
+          line: { color: colour(i), width: 1.5, shape: "hv" }, name: `${title} best for its cost`.trim(),
+        },
+        {
+          type: "scatter", mode: "markers+text", name: title || "settings", showlegend: blocks.length > 1,
+          x: mine.map((line) => setting(line).overhead), y: mine.map((line) => times100(line.values[metric][0])),
+          error_y: {
+            type: "data", array: mine.map((line) => times100(line.values[metric][1]) || 0), thickness: 1, width: 0,
+            color: css("--line"),
+          },
+          marker: {
+            color: colour(i), size: 9,
+            symbol: mine.map((line) => (setting(line).source === "mask" ? "circle" : "diamond-open")),
+          },
+          text: mine.map((line) => (front.includes(line) ? literal(name(line, there)) : "")),
+          textposition: "bottom right", hoverinfo: "text",
+          hovertext: mine.map((line) =>
+            `${literal(name(line, there))}<br>${TITLES[metric]} ${spread(line.values[metric])}` +
+            `<br>GMACs ${setting(line).overhead >= 0 ? "+" : ""}${setting(line).overhead}`),
+        },
+      ];
+    });
+    return {
+      traces, empty: !there.length,
+      layout: {
+        height: 420, xaxis: { title: { text: "GMACs over the plain backbone" } },
+        yaxis: { title: { text: `${TITLES[metric]}, percent` } },
+        legend: { orientation: "h", y: 1, yanchor: "bottom" },
+      },
+      numbers: [
+        ["method", "GMACs over the backbone", TITLES[metric], "EPG of", "best for its cost"],
+        ...there.map((line) => {
+          const block = there.filter((other) =>
+            setting(other).data === setting(line).data && setting(other).net === setting(line).net);
+          return [name(line, there), setting(line).overhead, spread(line.values[metric]), setting(line).source || "-",
+            frontier(block, metric)[0].includes(line) ? "yes" : "no"];
+        }),
+      ],
+    };
+  }
+
+  // Settings that no cheaper or equally dear one beats, and the corners of the line through them.
+  function frontier(lines, metric) {
+    const value = (line) => line.values[metric][0];
+    const sorted = [...lines].sort((a, b) => setting(a).overhead - setting(b).overhead || value(b) - value(a));
+    const front = [];
+    for (const line of sorted) if (!front.length || value(line) > value(front[front.length - 1])) front.push(line);
+    const edge = front.map((line) => [setting(line).overhead, 100 * value(line)]);
+    if (edge.length) edge.push([setting(sorted[sorted.length - 1]).overhead, edge[edge.length - 1][1]]);
+    return [front, edge];
+  }
+
+  // Horizontal bars, the first line on top; one trace per part.
+  function bars(lines, parts, pair) {
+    const y = lines.map((_, i) => i);
+    const traces = parts.map((part, k) => ({
+      type: "bar", orientation: "h", name: literal(part), y, x: lines.map((line) => times100(pair(line, k)[0])),
+      error_x: {
+        type: "data", array: lines.map((line) => times100(pair(line, k)[1]) || 0), thickness: 1, width: 2,
+        color: css("--faint"),
+      },
+      marker: { color: colour(k) }, hoverinfo: "text",
+      hovertext: lines.map((line) => `${literal(name(line, lines))}<br>${literal(part)} ${spread(pair(line, k))}`),
+    }));
+    const layout = {
+      height: 110 + lines.length * (10 + 9 * parts.length), barmode: "group", bargap: 0.25,
+      xaxis: { title: { text: "percent" }, range: [0, 102] },
+      yaxis: { tickvals: y, ticktext: lines.map((line) => literal(name(line, lines))), autorange: "reversed", zeroline: false },
+      legend: { orientation: "h", y: 1, yanchor: "bottom", traceorder: "normal" },
+    };
+    const compact = Math.max(620, 110 + lines.length * 14);
+    const numbers = [["method", ...parts], ...lines.map((line) =>
+      [name(line, lines), ...parts.map((_, k) => spread(pair(line, k)))])];
+    return { traces, layout, numbers, compact, empty: !lines.length || !parts.length };
+  }
+
+  function groups(all) {
+    const lines = all.filter((line) => line.groups.length).slice(0, MOST_BARS);
+    const parts = [...new Set(lines.flatMap((line) => line.groups.map((group) => group.name)))];
+    return bars(lines, parts, (line, k) => {
+      const found = line.groups.find((group) => group.name === parts[k]);
+      return found ? found.accuracy : [null, null];
+    });
+  }
+
+  function erasure(all) {
+    const lines = all.filter((line) => line.erased).slice(0, MOST_BARS);
+    return bars(lines, ["outside erased", "inside erased", "control: outside another image's mask"],
+      (line, k) => line.erased[k]);
+  }
+
+  function tau(line) {
+    const value = setting(line).tau;
+    return typeof value === "number" ? `${+(100 * value).toPrecision(4)}%` : value === null ? "-" : value;
+  }
+
+  function heat(lines) {
+    const perStage = state.heat.startsWith("stage_");
+    const families = new Map();
+    for (const line of lines) {
+      if (setting(line).stages === null || (perStage && !line.stages.length)) continue;
+      const { family } = setting(line);
+      families.set(family, [...(families.get(family) || []), line]);
+    }
+    const maps = [...families.values()].filter((family) => family.length > 1)
+      .sort((a, b) => b.length - a.length).slice(0, MOST_MAPS)
+      .map((family) => (perStage ? byStage(family) : byNumber(family)));
+    const known = maps.flatMap((map) => map.cells.flat()).filter((value) => value !== null);
+    const low = Math.min(...known), high = Math.max(...known, low + 1);
+    const traces = [], annotations = [], layout = { height: 110 };
+    const numbers = [["map", "row", "column", HEAT[state.heat]]];
+    const gap = 0.14, width = (1 - gap * (Math.max(1, maps.length) - 1)) / Math.max(1, maps.length);
+    maps.forEach((map, i) => {
+      const suffix = i ? String(i + 1) : "";
+      const left = i * (width + gap);
+      traces.push({
+        type: "heatmap", z: map.cells, x: map.columns.map((_, k) => k), y: map.rows.map((_, k) => k),
+        xaxis: `x${suffix}`, yaxis: `y${suffix}`, zmin: low, zmax: high, colorscale: "Cividis", showscale: i === 0,
+        colorbar: { title: { text: "percent" } }, hoverinfo: "text", xgap: 2, ygap: 2,
+        hovertext: map.cells.map((row, r) => row.map((value, c) =>
+          `${literal(map.title)}<br>${literal(map.rows[r])}, ${literal(map.columns[c])}: ${value === null ? "-" : value.toFixed(1)}`)),
+      });
+      map.cells.forEach((row, r) => row.forEach((value, c) => {
+        if (value === null) return;
+        numbers.push([map.title, map.rows[r], map.columns[c], value.toFixed(1)]);
+        annotations.push({
+          x: c, y: r, xref: `x${suffix}`, yref: `y${suffix}`, text: value.toFixed(1), showarrow: false,
+          font: { color: value > low + 0.55 * (high - low) ? "#1b1f24" : "#ffffff" },
+        });
+      }));
+      annotations.push({
+        text: literal(map.title), showarrow: false, xref: "paper", yref: "paper", x: left + width / 2, y: 1,
+        xanchor: "center", yanchor: "bottom",
+      });
+      layout[`xaxis${suffix}`] = {
+        domain: [left, left + width], anchor: `y${suffix}`, tickvals: map.columns.map((_, k) => k),
+        ticktext: map.columns.map(literal), showgrid: false, zeroline: false,
+      };
+      layout[`yaxis${suffix}`] = {
+        anchor: `x${suffix}`, tickvals: map.rows.map((_, k) => k), ticktext: map.rows.map(literal),
+        showgrid: false, zeroline: false,
+      };
+      layout.height = Math.max(layout.height, 150 + 34 * map.rows.length);
+    });
+    return { traces, layout: { ...layout, annotations }, numbers, empty: !maps.length };
+  }
+
+  const mapTitle = (family) => {
+    const stem = setting(family[0]).label.replace(/\[.*$/, "");
+    return `${stem} · ${setting(family[0]).data} · ${setting(family[0]).net}`;
+  };
+  const byTau = (a, b) => {
+    const [x, y] = [setting(a).tau, setting(b).tau];
+    if (typeof x === "number" && typeof y === "number") return x - y;
+    return (typeof x === "number" ? 0 : 1) - (typeof y === "number" ? 0 : 1) || String(x).localeCompare(String(y), "en");
+  };
+
+  function byNumber(family) {
+    const taus = [...new Set([...family].sort(byTau).map(tau))];
+    const counts = [...new Set(family.map((line) => setting(line).stages))].sort((a, b) => a - b);
+    const cells = taus.map((t) => counts.map((count) => {
+      const line = family.find((other) => tau(other) === t && setting(other).stages === count);
+      return line ? times100(line.values[state.heat][0]) : null;
+    }));
+    const plural = (count) => `${count} stage${count === 1 ? "" : "s"}`;
+    return { title: mapTitle(family), rows: taus.map((t) => `τ ${t}`), columns: counts.map(plural), cells };
+  }
+
+  function byStage(family) {
+    const lines = [...family].sort((a, b) => setting(a).stages - setting(b).stages || byTau(a, b));
+    const stages = Math.max(...lines.map((line) => line.stages.length));
+    const key = state.heat === "stage_epg" ? "epg" : "density";
+    const columns = Array.from({ length: stages }, (_, s) => (s ? `stage ${s}` : "stage 0 (deepest)"));
+    const cells = lines.map((line) => columns.map((_, s) => (line.stages[s] ? times100(line.stages[s][key][0]) : null)));
+    return { title: mapTitle(family), rows: lines.map((line) => setting(line).name), columns, cells };
+  }
+
+  // Lines over epochs: one thick mean and thin seeds per entry of `drawn`: {title, runs: [{epochs, phases, values}]}.
+  function overEpochs(drawn, unit, scale) {
+    const traces = [], numbers = [["curve", "epoch", "phase", unit, "seeds"]];
+    drawn.forEach(({ title, runs, tint, dash }) => {
+      const points = new Map();
+      for (const run of runs) {
+        traces.push({
+          type: "scatter", mode: "lines", x: run.epochs, y: run.values.map((value) => (value === null ? null : scale * value)),
+          line: { color: tint, width: 0.7, dash }, opacity: 0.45, hoverinfo: "skip", showlegend: false,
+        });
+        run.epochs.forEach((epoch, i) => {
+          const point = points.get(epoch) || { values: [], phase: run.phases[i] };
+          point.values.push(run.values[i]);
+          points.set(epoch, point);
+        });
+      }
+      const epochs = [...points.keys()].sort((a, b) => a - b);
+      const means = epochs.map((epoch) => mean(points.get(epoch).values));
+      traces.push({
+        type: "scatter", mode: "lines+markers", x: epochs, y: means.map((value) => (value === null ? null : scale * value)),
+        line: { color: tint, width: 2.5, dash }, marker: { size: 4 }, name: literal(title), hoverinfo: "text",
+        hovertext: epochs.map((epoch, i) =>
+          `${literal(title)}<br>epoch ${epoch} (${literal(points.get(epoch).phase)}): ${means[i] === null ? "-" : (scale * means[i]).toFixed(scale === 1 ? 3 : 1)}`),
+      });
+      epochs.forEach((epoch, i) => {
+        if (means[i] === null) return;
+        const count = points.get(epoch).values.filter((value) => value !== null).length;
+        numbers.push([title, epoch, points.get(epoch).phase, (scale * means[i]).toFixed(scale === 1 ? 3 : 1), count]);
+      });
+    });
+    const layout = { height: 420, xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: unit } } };
+    return { traces, layout, numbers, empty: numbers.length === 1 };
+  }
+
+  function curves(all) {
+    const key = state.curve;
+    const lines = all.filter((line) => setting(line).curves.some((run) => key in run.series)).slice(0, MOST_CURVES);
+    const drawn = lines.map((line, i) => ({
+      title: name(line, lines), tint: colour(i), dash: DASHES[0],
+      runs: setting(line).curves.filter((run) => key in run.series).map((run) => ({ ...run, values: run.series[key] })),
+    }));
+    const loss = key === "train_loss";
+    return overEpochs(drawn, loss ? CURVES[key] : `${CURVES[key]}, percent`, loss ? 1 : 100);
+  }
+
+  function density(all) {
+    const lines = all.filter((line) => setting(line).curves.some((run) => run.density.length)).slice(0, MOST_CURVES);
+    const drawn = lines.flatMap((line, i) => {
+      const runs = setting(line).curves;
+      const stages = Math.max(...runs.map((run) => run.density.length));
+      return Array.from({ length: stages }, (_, s) => ({
+        title: `${cut(name(line, lines), 34)} stage ${s}`, tint: colour(i), dash: DASHES[s % DASHES.length],
+        runs: runs.filter((run) => run.density[s]).map((run) => ({ ...run, values: run.density[s] })),
+      }));
+    });
+    return overEpochs(drawn, "mask density, percent", 100);
+  }
+
+  // --- figures ------------------------------------------------------------------------------------------------------
+
+  function figures() {
+    for (const plot of plots) {
+      const heading = element("h2", { id: `${plot.id}-title`, text: plot.title });
+      const figure = element("figure", { "aria-labelledby": heading.id });
+      if (plot.options) {
+        const [key, title] = plot.options;
+        const select = element("select", { id: key });
+        fill(select, choices[key], choices[key].map(title));
+        select.addEventListener("change", () => change({ [key]: select.value }));
+        figure.append(element("label", { text: "Shown: " }, select));
+      }
+      figure.append(
+        element("figcaption", { text: plot.about }),
+        element("div", { class: "plot", id: `plot-${plot.id}`, role: "img" }),
+        element("p", { class: "none", text: "Nothing here to draw for the settings in the table." }),
+        element("details", {}, element("summary", { text: `Numbers of this plot: ${plot.title}` }),
+          element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Numbers: ${plot.title}` },
+            element("table"))),
+      );
+      byId("plots").append(element("section", { "aria-labelledby": heading.id }, heading, figure));
+    }
+  }
+
+  function draw(lines, printing) {
+    const look = { color: css("--ink"), gridcolor: css("--line"), linecolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
+    for (const plot of plots) {
+      const { traces, layout, numbers, compact, empty } = plot.make(lines);
+      const target = byId(`plot-${plot.id}`), figure = target.parentElement;
+      target.hidden = empty;
+      figure.querySelector(".none").hidden = !empty;
+      figure.querySelector("details").hidden = empty;
+      target.setAttribute("aria-label", `Plot: ${plot.title}. Its numbers are in the table below it.`);
+      if (empty) {
+        Plotly.purge(target);
+        figure.querySelector("table").replaceChildren();
+        continue;
+      }
+      for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key)) layout[key] = { ...look, ...layout[key] };
+      const all = {
+        margin: { l: 60, r: 20, t: 40, b: 50 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--faint"), activecolor: css("--accent") },
+        font: { color: css("--ink"), family: 'system-ui, "DejaVu Sans", sans-serif', size: 12 }, hovermode: "closest",
+        ...layout, ...(printing ? { width: 950, height: Math.min(layout.height, compact || Infinity) } : {}), // A4
+      };
+      const buttons = [["toImage", "zoom2d", "resetScale2d"]];
+      Plotly.react(target, traces, all, {
+        responsive: !printing, displaylogo: false, modeBarButtons: buttons, toImageButtonOptions: { format: "svg", filename: plot.id },
+      });
+      const [head, ...rows] = numbers;
+      figure.querySelector("table").replaceChildren(
+        element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", text: cut(text, 60) })))),
+        element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((text, i) =>
+          element(i ? "td" : "th", i ? { text: cut(String(text), 60) } : { scope: "row", text: cut(String(text), 60) }))))),
+      );
+    }
+  }
+
+  function galleries() {
+    const none = "No pictures here: they need the weights of a run, in a folder of results on the machine that made this page.";
+    if (!data.galleries.length) byId("galleries").append(element("p", { text: none }));
+    for (const { title, alt, png } of data.galleries) {
+      byId("galleries").append(element("figure", {}, element("img", { src: png, alt }), element("figcaption", { text: title })));
+    }
+  }
+
+  // --- all together -------------------------------------------------------------------------------------------------
+
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (state.theme ? state.theme === "dark" : system.matches);
+  let waiting = 0;
+
+  function show(now = false) {
+    for (const key of ["rule", "dataset", "backbone", "method", "pareto", "heat", "curve"]) {
+      if (byId(key).value !== state[key]) byId(key).value = state[key];
+    }
+    if (state.theme) document.documentElement.dataset.theme = state.theme;
+    else delete document.documentElement.dataset.theme;
+    byId("theme").textContent = dark() ? "Light colours" : "Dark colours";
+    const lines = shown();
+    table(lines);
+    clearTimeout(waiting); // a table follows every key, plots follow a pause
+    if (now) draw(lines, false);
+    else waiting = setTimeout(() => draw(lines, false), 150);
+  }
+
+  function start() {
+    const left = [
+      data.failed && `${data.failed} failed`, data.damaged && `${data.damaged} damaged`,
+      data.unusable.length && `${data.unusable.length} unusable`,
+    ].filter(Boolean);
+    byId("summary").textContent = `${data.runs} runs of ${data.settings.length} settings` +
+      (left.length ? `; left out: ${left.join(", ")}` : "");
+    fill(byId("rule"), choices.rule, choices.rule.map((value) => cut(value)));
+    fill(byId("dataset"), choices.dataset, choices.dataset.map((value) => (value === ALL ? "all" : cut(value))));
+    fill(byId("backbone"), choices.backbone, choices.backbone.map((value) => (value === ALL ? "all" : cut(value))));
+    heads();
+    figures();
+    galleries();
+    for (const key of ["rule", "dataset", "backbone"]) byId(key).addEventListener("change", () => change({ [key]: byId(key).value }));
+    byId("method").addEventListener("input", () => change({ method: byId("method").value }));
+    byId("controls").addEventListener("submit", (event) => event.preventDefault());
+    byId("theme").addEventListener("click", () => change({ theme: dark() ? "light" : "dark" }));
+    system.addEventListener("change", () => show());
+    addEventListener("hashchange", () => { state = read(); show(); });
+    addEventListener("beforeprint", () => {
+      document.documentElement.dataset.theme = "light"; // paper is white
+      draw(shown(), true);
+    });
+    addEventListener("afterprint", () => show(true));
+    show(true);
+    document.documentElement.dataset.ready = "yes";
+  }
+
+  start();
+})();
