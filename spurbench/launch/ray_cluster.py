@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ def require_ray(options: LaunchOptions) -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if "ray" not in sys.modules and _address(options) not in ("local", "auto") and _has_token():
+    address = _address(options)
+    may_show = "ray" not in sys.modules and address not in ("local", "auto") and _has_token()
+    if may_show and _asks_for_token(address):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read once, at the import; ``auto`` does it by itself
     try:
         import ray.tune  # noqa: F401
@@ -148,6 +151,24 @@ def _require_answer(address: str) -> None:
 
 def _address(options: LaunchOptions) -> str:
     return options.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _asks_for_token(address: str) -> bool:
+    """Whether a cluster wants to see a token. A driver that shows one elsewhere is taken for dead by the cluster.
+
+    Asked in another process, because this one can choose only once. A ``ray://`` server is taken to want it.
+    """
+    if "://" in address:
+        return True
+    ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)"
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ask, address], env=environment, capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return asked.returncode != 0 and "token" in asked.stderr
 
 
 def _has_token() -> bool:

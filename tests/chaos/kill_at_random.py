@@ -139,26 +139,36 @@ def kill(pid: int) -> None:
 # returns whether there was anything to disturb.
 
 
-def kill_worker(sweep: Sweep, delay: float, rng: random.Random) -> bool:
-    """One worker of the local launcher."""
-    process = sweep.start()
-    time.sleep(delay)
-    workers = children_of(process.pid, "spawn_main")
-    if workers:
-        kill(rng.choice(workers))
-    ended(process)
-    return bool(workers)
+def kill_one(text: str) -> Callable[[Sweep, float, random.Random], bool]:
+    """One of the launcher's processes that have a text in their command line."""
+
+    def disturb(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+        process = sweep.start()
+        time.sleep(delay)
+        workers = children_of(process.pid, text)
+        if workers:
+            kill(rng.choice(workers))
+        ended(process)
+        return bool(workers)
+
+    return disturb
 
 
-def kill_launcher(sweep: Sweep, delay: float, rng: random.Random) -> bool:
-    """The launcher alone: its workers have to notice."""
-    process = sweep.start()
-    time.sleep(delay)
-    workers = children_of(process.pid, "spawn_main")
-    process.kill()
-    process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers that end without a launcher")
-    return process.returncode == -signal.SIGKILL
+def kill_starter(text: str) -> Callable[[Sweep, float, random.Random], bool]:
+    """The launcher alone: processes that have a text in their command line have to notice, and end."""
+
+    def disturb(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+        process = sweep.start()
+        time.sleep(delay)
+        others = children_of(process.pid, text)
+        process.kill()
+        process.wait()
+        wait_for(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "processes without a launcher", others
+        )
+        return process.returncode == -signal.SIGKILL
+
+    return disturb
 
 
 def kill_all(sweep: Sweep, delay: float, rng: random.Random) -> bool:
@@ -169,28 +179,6 @@ def kill_all(sweep: Sweep, delay: float, rng: random.Random) -> bool:
     for pid in (process.pid, *workers):
         kill(pid)
     process.wait()
-    return process.returncode == -signal.SIGKILL
-
-
-def kill_ray_worker(sweep: Sweep, delay: float, rng: random.Random) -> bool:
-    """One actor of the cluster that the launcher started for itself."""
-    process = sweep.start()
-    time.sleep(delay)
-    actors = children_of(process.pid, "ray::")
-    if actors:
-        kill(rng.choice(actors))
-    ended(process)
-    return bool(actors)
-
-
-def kill_ray_driver(sweep: Sweep, delay: float, rng: random.Random) -> bool:
-    """The process that runs Ray Tune; its cluster ends with it."""
-    process = sweep.start()
-    time.sleep(delay)
-    others = children_of(process.pid, "ray")
-    process.kill()
-    process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "a Ray cluster that ends", others)
     return process.returncode == -signal.SIGKILL
 
 
@@ -263,11 +251,11 @@ LOCAL, RAY, SLURM = (
     ("--launcher", "slurm", "--jobs", "2", "--wait"),
 )
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[Sweep, float, random.Random], bool]]] = {
-    "worker": (LOCAL, kill_worker),
-    "launcher": (LOCAL, kill_launcher),
+    "worker": (LOCAL, kill_one("spawn_main")),
+    "launcher": (LOCAL, kill_starter("spawn_main")),
     "all": (LOCAL, kill_all),
-    "ray-worker": (RAY, kill_ray_worker),
-    "ray-driver": (RAY, kill_ray_driver),
+    "ray-worker": (RAY, kill_one("ray::")),
+    "ray-driver": (RAY, kill_starter("ray")),
     "ray-node": (RAY, kill_ray_node),
     "slurm-cancel": (SLURM, disturb_job(slurm("scancel"))),
     "slurm-requeue": (SLURM, disturb_job(slurm("scontrol", "requeue"))),

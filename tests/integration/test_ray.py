@@ -26,6 +26,7 @@ from spurbench.lease import owner_of
 from spurbench.sweep import Planned, SweepFile, plan
 
 TOYS = Path(__file__).with_name("toys.py")
+ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0
 PLACE = "step train 1 1"
 """Where runs of methods made for it halt, unless the file ``go`` is there."""
@@ -219,6 +220,29 @@ def test_two_share_a_gpu_and_a_killed_one_is_resumed(toys: Toys, tmp_path: Path)
     (note,) = (note for note in board.notes if "resumed" in note)
     assert "worker process has died" in note
     assert all(len(logged(run)) == 2 for run in runs), "no epoch is done twice"
+
+
+@pytest.mark.slow
+def test_a_token_of_another_cluster_is_not_shown(toys: Toys, tmp_path: Path) -> None:
+    """A driver that shows one to a cluster that has none is taken for dead. Another process: here Ray is imported."""
+    toys.let_go()
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    runs_in(tmp_path / "ray", ["noisy"])
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "datasets: [toys]\nmethods: [noisy]\ntrain: {epochs: 1, batch_size: 16}\n"
+        "set: {input.resize: 32, input.image_size: 32, backbone.weights: none}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "spurbench", "sweep", str(sweep), "--launcher", "ray", "--plugin", str(TOYS),
+         "--address", toys.cluster.address, "--device", "cpu", "--gpus-per-run", "0",
+         "--results", str(tmp_path / "results"), "--data-root", str(tmp_path / "ray" / "data")],
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "SPURBENCH_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs done" in done.stderr
 
 
 @pytest.mark.slow
