@@ -19,7 +19,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 ROOT=${SLURM_LOCAL_DIR:-${TMPDIR:-/tmp}/slurm-local-$(id -u)}
 [[ $ROOT == /* ]] || ROOT="$PWD/$ROOT"
-CPUS=${SLURM_LOCAL_CPUS:-$(nproc)}
+CPUS=${SLURM_LOCAL_CPUS:-$(getconf _NPROCESSORS_ONLN)}  # not nproc, which takes OMP_NUM_THREADS for it
 MEMORY=${SLURM_LOCAL_MEM_MB:-8192}
 PATIENCE=30 # seconds for the node to become idle
 export SLURM_CONF="$ROOT/slurm.conf"

@@ -20,7 +20,7 @@ from spurbench.resolve import make_method
 from spurbench.schema import SCHEMA_VERSION
 from spurbench.sweep import Planned, RunState
 
-__all__ = ["Survey", "disk_bytes", "expected_bytes", "set_aside", "shared_trainings", "survey"]
+__all__ = ["Survey", "disk_bytes", "expected_bytes", "folder_bytes", "set_aside", "shared_trainings", "survey"]
 
 _SMALL = 200_000
 """Bytes of a run's tables and records."""
@@ -156,8 +156,13 @@ def _first_training(run: Planned, plugins: tuple[Path, ...]) -> str | None:
 
 def disk_bytes(runs: Sequence[Planned]) -> list[int]:
     """Bytes below each run's folder that exists."""
-    return [sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
-            for run in runs if run.folder.is_dir()]  # fmt: skip
+    return [folder_bytes(run.folder) for run in runs if run.folder.is_dir()]
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; of a file with several names each name's part."""
+    files = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(stat.st_size // stat.st_nlink for stat in files)
 
 
 def expected_bytes(run: Planned) -> tuple[int, int]:

@@ -71,6 +71,9 @@ class RandomDraws(BaseModel):
     def _check(self) -> Self:
         if not self.__pydantic_extra__ or not all(self.__pydantic_extra__.values()):
             raise ValueError("random needs at least one option, each with values or {low, high} to draw from")
+        choices = [len(source) if isinstance(source, list) else math.inf for source in self.__pydantic_extra__.values()]
+        if self.draws > math.prod(choices):
+            raise ValueError(f"{self.draws} draws, but the values give only {math.prod(choices)} settings; use a grid")
         return self
 
     def settings(self) -> Iterator[dict[str, Any]]:
@@ -85,7 +88,7 @@ class MethodGrid(_Strict):
 
     name: str
     """Name or bracket notation."""
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Options, each with the values to try, such as ``tau: [0.25, 0.35]`` or ``train.optimizer.lr: [...]``."""
     random: RandomDraws | None = None
     """Draws to try beside the first setting: give every method of a table equally many."""
@@ -330,5 +333,8 @@ def _named(value: Any) -> Any:
 def _seeds(value: Any) -> Any:
     """``0-5`` as the numbers it stands for."""
     if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", value)):
-        return list(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"a range goes upwards, as in {last}-{first}")
+        return list(range(first, last + 1))
     return [value] if isinstance(value, int) else value

@@ -34,5 +34,6 @@ def execute(options: argparse.Namespace) -> int:
     if not options.dry_run:
         for waste in found:
             remove(waste)
-    print(f"{size(totals.total())} {verb}; records and tables stay", file=sys.stderr)
+    more = "" if options.phases or options.weights else "; --phases and --weights would give more"
+    print(f"{size(totals.total())} {verb}; records and tables stay{more}", file=sys.stderr)
     return 0

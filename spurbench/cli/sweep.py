@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,11 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     skipped = ("done", "stale") if options.retry_failed else ("done", "stale", "failed")
     missing = [run for run, state in zip(runs, states, strict=True) if state not in skipped]
-    if counts["failed"] and not options.retry_failed:
-        print(f"{counts['failed']} failed before and are left alone; --retry-failed tries them again", file=sys.stderr)
+    left_alone = 0 if options.retry_failed else counts["failed"]
+    if left_alone:
+        print(f"left alone: {left_alone} that failed before; --retry-failed tries again", file=sys.stderr)
+    if missing:
+        _require_writable(runs[0].paths.results)
     results, failures = [], 0
     title = f"sweep {options.file}"
     with contextlib.ExitStack() as stack:
@@ -65,12 +69,25 @@ def execute(options: argparse.Namespace) -> int:
                 f"WGA {percent(row['worst_group_accuracy'])} ({row['selection']})"
             )
     done = sum(run.finished for run in runs)
-    print(f"{done} of {len(runs)} runs done, {failures} failed", file=sys.stderr)
+    print(f"{done} of {len(runs)} runs done, {failures + left_alone} failed", file=sys.stderr)
     if options.launcher == "slurm" and done < len(runs):
         print(f"to see where they stand: {_status_command(options)}", file=sys.stderr)
     if options.json:
-        print_json({"runs": len(runs), "done": done, "failed": failures, "finished_now": results})
-    return 1 if failures or (counts["failed"] and not options.retry_failed) else 0
+        print_json({"runs": len(runs), "done": done, "failed": failures + left_alone, "finished_now": results})
+    return 1 if failures or left_alone else 0
+
+
+def _require_writable(results: Path) -> None:
+    """Say once, before anything starts, what every run would say."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the results folder {results}: {error.strerror or error}; "
+            "choose another with --results DIR"
+        ) from error
 
 
 def _begin(

@@ -90,12 +90,14 @@ def _tell_time(options: argparse.Namespace, runs: Sequence[Any], found: Any) -> 
 
 
 def _tell_disk(runs: Sequence[Any], found: Any) -> None:
-    from spurbench.survey import disk_bytes, expected_bytes
+    from spurbench.survey import disk_bytes, expected_bytes, folder_bytes
 
     there = disk_bytes(runs)
     waiting = [run for run, state in _pairs(runs, found) if state in ("waiting", "queued")]
     done = disk_bytes([run for run, state in _pairs(runs, found) if state == "done"])
     text = f"disk: {size(sum(there))} in {len(there)} run folders"
+    if shared := folder_bytes(runs[0].paths.results / "phases"):
+        text += f", {size(shared)} in trainings that runs share (spurbench clean --phases)"
     if waiting:
         kept, most = expected_bytes(waiting[0])
         kept = int(median(done)) if done else kept

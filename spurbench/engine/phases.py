@@ -94,6 +94,7 @@ class Trainer:
             device=self.device,
         )
         self.state_path = self.folder / "checkpoint" / "state.pt"
+        self._phase_key: str | None = None
 
     def run(self, views: Views) -> None:
         """Every phase from where the checkpoint stands to the end."""
@@ -111,10 +112,10 @@ class Trainer:
             view = self.method.start_phase(phase, self.model, views, store)
             if inside is None:
                 state = self._enter(phase, optimizer_state)
-                self._train_or_take_over(phase, position, view, state)
+                self._phase_key = self._key_of(phase, position, view)
             else:
                 state = self._resume(phase, inside)
-                self._train(phase, position, view, state)
+            self._train_or_take_over(phase, position, view, state)
             self.seconds, self.images = self.seconds + state.seconds, self.images + state.images
             state.seconds, state.images = 0.0, 0
             self._save(position + 1, state, begun=False)
@@ -170,6 +171,10 @@ class Trainer:
         state.optimizer.load_state_dict(_with_rates_of(state.optimizer, saved["optimizer"]))
         state.meter.load_state_dict(saved["meter"])
         state.epoch, state.step = saved["epoch"], saved["step"]
+        state.seconds, state.images = saved["phase_seconds"], saved["phase_images"]
+        self.seconds, self.images = self.seconds - state.seconds, self.images - state.images
+        # What two versions of torch trained together equals nobody's phase.
+        self._phase_key = saved["phase_key"] if saved["torch"] == str(torch.__version__) else None
         return state
 
     def _fresh(self, phase: Phase) -> PhaseState:
@@ -177,19 +182,21 @@ class Trainer:
         optimizer = make_optimizer(phase.optimizer, self.model) if phase.epochs else _no_optimizer()
         return PhaseState(model=self.model, optimizer=optimizer, meter=Meter(self.device))
 
-    def _train_or_take_over(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
-        """Train a phase from its start, unless a run with an equal one has left its outcome."""
+    def _key_of(self, phase: Phase, position: int, view: View) -> str | None:
+        """Under which key a phase that starts now can be shared."""
         if self.team.size > 1:  # its sums round differently, and equal keys mean equal bits
-            self._train(phase, position, view, state)
-            return
-        key = phase_key(
+            return None
+        return phase_key(
             self.config, self.method, phase, position, view, self.model,
             fingerprint=self.fingerprint, device=self.device,
         )  # fmt: skip
-        if key is None:
+
+    def _train_or_take_over(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
+        """Train a phase from where it stands, unless a run with an equal one has left its outcome."""
+        if self._phase_key is None or self.team.size > 1:
             self._train(phase, position, view, state)
             return
-        folder = self.shared / key
+        folder = self.shared / self._phase_key
         while True:
             if self._taken_over(folder, phase, position, state):
                 return
@@ -235,6 +242,7 @@ class Trainer:
         state.epoch = phase.epochs
         for epoch, path in outcome.weights.items():
             link_file(path, self._weights_path(position, epoch))
+        self.rows = [row for row in self.rows if row["position"] != position]  # of epochs before an interruption
         for row in outcome.rows:
             self._remember({**row, "phase": phase.name, "shared": True})
         self.observer.note(f"phase {phase.name}: taken from a run with an equal one")
@@ -353,8 +361,12 @@ class Trainer:
             "rows": json.dumps(self.rows),
             "seconds": self.seconds + state.seconds,
             "images": self.images + state.images,
+            "phase_seconds": state.seconds if begun else 0.0,
+            "phase_images": state.images if begun else 0,
+            "phase_key": self._phase_key if begun else None,
             "fingerprint": self.fingerprint,
             "device": self.device.type,
+            "torch": str(torch.__version__),
         }
 
     def _load(self) -> dict[str, Any] | None:

@@ -117,6 +117,7 @@ def _work_off(
                 continue
             worker.run = None
             if kind == "held":
+                board.note(f"{name_of(run)}: waits for what another run or process is computing")
                 waiting.append(run)
             elif kind == "done":
                 yield run, content

@@ -199,6 +199,11 @@ def _refused(message: str, jobs: int, profile: Path | None) -> ConfigError:
             f"{jobs} jobs may be more than this cluster takes at once (scontrol show config | grep MaxArraySize): "
             "put several runs into each with --runs-per-job N"
         )
+    if "ctld" in message or "contact slurm controller" in message.lower():  # nobody has answered
+        return ConfigError(
+            f"no SLURM controller answers, nothing was submitted: {'; '.join(lines)}\n"
+            "look with `sinfo` and at $SLURM_CONF; cluster/slurm-local.sh starts a private SLURM on one machine"
+        )
     return ConfigError(f"SLURM refused the jobs, nothing was submitted: {'; '.join(lines)}\n{hint}")
 
 

@@ -276,7 +276,9 @@ def test_a_method_that_cannot_be_split_is_refused_once(bench: Bench) -> None:
     assert process.wait(PATIENCE) == 1
     error = bench.err()
     assert error.count("cannot share its batches between 2 processes") == 1
-    assert re.findall(r"exitcode +: (\d+) \(pid", error) == ["2", "2"], error  # torchrun's report
+    codes = re.findall(r"exitcode +: (-?\d+) \(pid", error)  # torchrun's report; it ends who is late with SIGTERM
+    assert "2" in codes, error
+    assert set(codes) <= {"2", "-15", "143"}, error
     assert bench.out() == ""
     assert not (bench.folder / "two").exists()
 

@@ -495,6 +495,22 @@ class TestSharing:
         ours, theirs = (next((b.folder(b.config(method)) / "weights").iterdir()) for b in (bench, alone))
         assert same(load_tensors(ours) or {}, load_tensors(theirs) or {})
 
+    def test_a_phase_that_was_interrupted_is_offered_and_taken_as_well(self, bench: Bench, tmp_path: Path) -> None:
+        alone = Bench(tmp_path / "alone")
+        expected = alone.run(alone.config("refit"))
+        with pytest.raises(Interrupted):
+            bench.run(bench.config("refit"), observer=StopAfter(1))
+        with pytest.raises(Interrupted):
+            bench.run(bench.config("erm"), observer=StopAfter(2))
+        bench.run(bench.config("erm"))  # goes on where it was, and offers the phase
+        observer = StopAfter(-1)
+        record = bench.run(bench.config("refit"), observer=observer)
+        assert any("resuming" in note for note in observer.notes)
+        assert any("taken from" in note for note in observer.notes)
+        assert record["rows"] == expected["rows"]
+        epochs = pq.read_table(bench.folder(bench.config("refit")) / "epochs.parquet").to_pylist()
+        assert [row["epoch"] for row in epochs] == [0, 1, 2, -1], "each epoch once"
+
     def test_first_of_them_may_be_any_method(self, bench: Bench) -> None:
         bench.run(bench.config("refit"))
         observer = StopAfter(-1)

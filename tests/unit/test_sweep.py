@@ -41,7 +41,8 @@ def test_draws_stay_in_their_range_and_span_decades() -> None:
 
 
 def test_choices_are_drawn_from_a_list() -> None:
-    assert {setting["width"] for setting in draws(50, width=[8, 16])} == {8, 16}
+    flat = {"low": 0, "high": 1, "log": False}
+    assert {setting["width"] for setting in draws(50, width=[8, 16], p=flat)} == {8, 16}
 
 
 def test_draws_stand_beside_the_first_setting_for_every_point_of_the_grid() -> None:
@@ -61,6 +62,7 @@ def test_draws_stand_beside_the_first_setting_for_every_point_of_the_grid() -> N
     "entry",
     [
         {"draws": 0, "lr": [1]},
+        {"draws": 5, "lr": [1, 2], "width": [8, 16]},
         {"draws": 2, "lr": {"low": 1, "high": 0.1}},
         {"draws": 2, "lr": {"low": 0, "high": 1}},
         {"draws": 2, "lr": []},
@@ -202,3 +204,15 @@ def test_every_ready_sweep_is_planned_without_data_and_listed(file: str, tmp_pat
     runs = plan(load_sweep(CLUSTER / file), places(tmp_path))
     (line,) = (line for line in (CLUSTER / "README.md").read_text().splitlines() if line.startswith(f"| `{file}`"))
     assert f"| {len(runs)}" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": "5-0"}, "a range goes upwards, as in 0-5"),
+        ({"methods": [{"name": "aim", "grid": {"tau": []}}]}, "at least 1 item"),
+    ],
+)
+def test_empty_grids_name_their_cause(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SweepFile.model_validate({"datasets": ["minibirds100"], "methods": ["erm"], **change})
