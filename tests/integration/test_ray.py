@@ -413,9 +413,9 @@ def test_unreachable_cluster(tmp_path: Path, address: str, match: str, monkeypat
 
         def answer() -> None:
             try:
-            connection, _ = other.accept()
-        except OSError:  # closed before anybody came
-            return
+                connection, _ = other.accept()
+            except OSError:  # closed before anybody came
+                return
             with connection:
                 connection.recv(100)
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
