@@ -425,7 +425,7 @@ def test_unreachable_cluster(tmp_path: Path, address: str, match: str, monkeypat
         started = time.monotonic()
         with pytest.raises(ConfigError, match=match):
             by_ray(runs, Board(), address=address.format(**ports))
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60, "no endless retry"
         if "{other}" not in address:
             socket.create_connection(other.getsockname()).close()  # the thread has something to accept
     assert [run.state for run in runs] == ["waiting"]
