@@ -203,7 +203,7 @@ def _common_seeds(
             unpaired.setdefault((name, reason), []).append(side.runs[seed]["run_id"])
     for name, side, other in sides:
         for seed in sorted(set(side.runs) - set(other.runs)):
-            unpaired.setdefault((name, "the other side has not this seed"), []).append(side.runs[seed]["run_id"])
+            unpaired.setdefault((name, "the other side lacks this seed"), []).append(side.runs[seed]["run_id"])
     return usable, source
 
 

@@ -167,8 +167,9 @@ def _print_diff(what: str, diffs: Sequence[dict[str, tuple[Any, Any]]]) -> None:
 def _unpaired_lines(unpaired: "Sequence[Unpaired]") -> list[str]:
     lines = []
     for entry in unpaired:
-        some = ", ".join(entry.runs[:3]) + (", ..." if len(entry.runs) > 3 else "")
-        lines.append(f"{len(entry.runs)} runs of {entry.side} ({some}): {entry.reason}")
+        runs = list(dict.fromkeys(entry.runs))  # a run may have lacked a partner in several comparisons
+        some = ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
+        lines.append(f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {entry.side} ({some}): {entry.reason}")
     return lines
 
 

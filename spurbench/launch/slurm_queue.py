@@ -138,6 +138,10 @@ def queued(runs: Sequence[Planned]) -> dict[str, str]:
     }
 
 
+_NEVER = ("PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints")
+"""Reasons of SLURM's for jobs that wait for something that does not come by itself."""
+
+
 def with_queue(runs: Sequence[Planned], states: Sequence[str]) -> tuple[list[Any], list[str]]:
     """What ``--status`` says: states in which ``queued`` is known, and a line for each job and state of it.
 
@@ -152,8 +156,18 @@ def with_queue(runs: Sequence[Planned], states: Sequence[str]) -> tuple[list[Any
             told.append("waiting")
         else:
             told.append(state)
-    lines = [f"{count(number, 'run')} in SLURM's {text}" for text, number in Counter(known.values()).items()]
+    lines = [
+        f"{count(number, 'run')} in SLURM's {text}{_advice(text)}" for text, number in Counter(known.values()).items()
+    ]
     return told, lines
+
+
+def _advice(text: str) -> str:
+    """What to do about a job that no node of its partition can take."""
+    if not any(reason in text for reason in _NEVER):
+        return ""
+    job = text.removeprefix("job ").partition(",")[0]
+    return f"; no node may ever take it: scancel {job}, change the profile, and start the same command again"
 
 
 def count(number: int, what: str) -> str:

@@ -197,7 +197,7 @@ def test_seeds_and_settings_of_one_side_alone_are_counted(tmp_path: Path) -> Non
     (found,) = sets(a, b)
     assert found.seeds == [0, 1, 2, 3]
     assert reasons(a, b) == {
-        ("A", "the other side has not this seed"): 2,
+        ("A", "the other side lacks this seed"): 2,
         ("A", "no equal configuration on the other side"): 2,
     }
 

@@ -98,3 +98,16 @@ def test_wrong_profile_is_explained(tmp_path: Path, text: str, words: str) -> No
 def test_absent_profile_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; cluster/slurm\.yaml is an example"):
         load_profile(tmp_path / "none.yaml")
+
+
+def test_a_job_that_no_node_can_take_comes_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spurbench.launch import slurm_queue
+
+    known = {"a": "job 7, pending (PartitionConfig)", "b": "job 8, pending (Resources)"}
+    monkeypatch.setattr(slurm_queue, "queued", lambda runs: known)
+    _, lines = slurm_queue.with_queue([], [])
+    assert lines == [
+        "1 run in SLURM's job 7, pending (PartitionConfig); no node may ever take it: scancel 7, change the profile, "
+        "and start the same command again",
+        "1 run in SLURM's job 8, pending (Resources)",
+    ]
