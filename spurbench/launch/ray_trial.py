@@ -127,7 +127,9 @@ class _Remote:
         self._mailbox = mailbox
         self._stop = stop
         phases = make_method(run.config, desk.plugins).phases(run.config.train)
-        self._position, self._epochs = [(n, phase.epochs) for n, phase in enumerate(phases) if phase.epochs][-1]
+        # A method whose phases have no epochs reports its end alone.
+        trained = [(n, phase.epochs) for n, phase in enumerate(phases) if phase.epochs] or [(0, 0)]
+        self._position, self._epochs = trained[-1]
 
     def note(self, text: str) -> None:
         self._tell("note", text)
