@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spurbench.engine.run import finished_record
-from spurbench.io import read_json
+from spurbench.engine.run import finished_record, has_failed
+from spurbench.io import folder_bytes
 from spurbench.lease import owner_of
 
 __all__ = ["Waste", "find_waste", "remove"]
@@ -37,7 +37,7 @@ def find_waste(results: Path, *, weights: bool = False, phases: bool = False, fa
         if finished_record(folder) is not None:
             unneeded = ["checkpoint", *(["weights", "artifacts"] if weights else [])]
             found += [_waste(folder / name, f"{name} of a finished run") for name in unneeded]
-        elif failed and _has_failed(folder):
+        elif failed and has_failed(folder):
             found.append(_waste(folder, "a failed run"))
     for folder in _folders(results / "phases") if phases else ():
         if owner_of(folder) is None:
@@ -60,14 +60,6 @@ def _folders(parent: Path) -> Iterator[Path]:
         yield from sorted(path for path in parent.iterdir() if path.is_dir())
 
 
-def _has_failed(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / "result.json")["status"] == "failed")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _waste(path: Path, why: str) -> Waste:
-    files = [path] if path.is_file() else [inside for inside in path.rglob("*") if inside.is_file()]
     # Runs and the trainings they share have files in common: each name counts for its part.
-    return Waste(path, sum(file.stat().st_size // file.stat().st_nlink for file in files), why)
+    return Waste(path, folder_bytes(path), why)

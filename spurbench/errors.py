@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "AccessDenied",
@@ -11,6 +12,7 @@ __all__ = [
     "ResultConflict",
     "RunFailed",
     "SpurbenchError",
+    "cannot_write_results",
     "did_you_mean",
 ]
 
@@ -49,6 +51,13 @@ class ResultConflict(SpurbenchError):
 
 class RunFailed(SpurbenchError):
     """A run stopped; its directory holds the last good state and a failed record."""
+
+
+def cannot_write_results(results: Path, error: OSError) -> ConfigError:
+    """What to say of a results folder that refuses to be written."""
+    return ConfigError(
+        f"cannot write to the results folder {results}: {error.strerror or error}; choose another with --results DIR"
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

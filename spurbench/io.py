@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "hash_file", "read_json", "remove_leftovers", "write_json"]
+__all__ = ["atomic_write", "folder_bytes", "hash_file", "read_json", "remove_leftovers", "write_json"]
 
 
 _SUFFIX = ".tmp"
@@ -63,6 +63,12 @@ def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
             if progress is not None:
                 progress(len(block))
     return digest.hexdigest()
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; of a file with several names each name's part."""
+    files = [path] if path.is_file() else [inside for inside in path.rglob("*") if inside.is_file()]
+    return sum(stat.st_size // stat.st_nlink for stat in (file.stat() for file in files))
 
 
 def _umask() -> int:

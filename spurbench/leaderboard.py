@@ -11,7 +11,7 @@ from spurbench.io import read_json
 from spurbench.metrics.stats import mean_sd
 from spurbench.schema import COLUMNS
 
-__all__ = ["Collected", "aggregate", "best_draws", "collect", "write_parquet"]
+__all__ = ["Collected", "aggregate", "best_draws", "collect", "rule_for", "write_parquet"]
 
 _AVERAGED = (
     "accuracy",
@@ -188,9 +188,13 @@ def _selected(rows: Sequence[dict[str, Any]], select: str) -> Iterator[dict[str,
     for row in rows:
         offered.setdefault(row["run_id"], set()).add(row["selection"])
     for row in rows:
-        only_last = offered[row["run_id"]] == {"last"} and not select.startswith("oracle")
-        if row["selection"] == ("last" if only_last else select):
+        if row["selection"] == rule_for(offered[row["run_id"]], select):
             yield row
+
+
+def rule_for(offered: set[str], select: str) -> str:
+    """The rule under which a run stands in a table: its own where it offers none but ``last``."""
+    return "last" if offered == {"last"} and not select.startswith("oracle") else select
 
 
 def _without_seed(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from spurbench.dotted import dotted
 from spurbench.errors import ConfigError, DataMissing, did_you_mean
-from spurbench.leaderboard import collect
+from spurbench.leaderboard import collect, rule_for
 
 __all__ = [
     "ABSENT",
@@ -113,7 +113,7 @@ def read_side(title: str, sources: Sequence[Path], select: str) -> Side:
     offered: dict[str, set[str]] = {}
     for row in rows:
         offered.setdefault(row["run_id"], set()).add(row["selection"])
-    chosen = [row for row in rows if row["selection"] == _rule(offered[row["run_id"]], select)]
+    chosen = [row for row in rows if row["selection"] == rule_for(offered[row["run_id"]], select)]
     if not chosen:
         rules = ", ".join(sorted(set().union(*offered.values())))
         raise DataMissing(f"no run below {names} has rule '{select}': the {len(offered)} runs there offer {rules}")
@@ -181,10 +181,6 @@ def _is_whole(row: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError):
         return False
     return isinstance(config, dict) and isinstance(row.get("seed"), int) and bool(row.get("label") or row.get("method"))
-
-
-def _rule(offered: set[str], select: str) -> str:
-    return "last" if offered == {"last"} and not select.startswith("oracle") else select
 
 
 def _settings(rows: Iterable[dict[str, Any]], folders: tuple[Path, ...]) -> tuple[list[Setting], int]:

@@ -5,22 +5,22 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from spurbench.backbone import describe_backbone
 from spurbench.engine.provenance import git_state, versions_json
-from spurbench.engine.run import finished_record, open_dataset
+from spurbench.engine.run import open_dataset
 from spurbench.engine.sharing import has_plain_steps
 from spurbench.errors import SpurbenchError
+from spurbench.io import folder_bytes
 from spurbench.method import BaseMethod
 from spurbench.resolve import make_method
 from spurbench.schema import SCHEMA_VERSION
-from spurbench.sweep import Planned, RunState
+from spurbench.sweep import Planned, RunState, seconds_of
 
-__all__ = ["Survey", "disk_bytes", "expected_bytes", "folder_bytes", "set_aside", "shared_trainings", "survey"]
+__all__ = ["Survey", "disk_bytes", "expected_bytes", "set_aside", "shared_trainings", "survey"]
 
 _SMALL = 200_000
 """Bytes of a run's tables and records."""
@@ -63,8 +63,7 @@ def survey(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> Survey:
     fingerprints: dict[tuple[str, Path | None, Path | None], str | None] = {}
     here = _code(versions_json(), *git_state())
     for run in runs:
-        state = run.state
-        record = finished_record(run.folder) if state in ("done", "stale") else None
+        state, record = run.look()
         if record is not None:
             if reason := _stale(run, record, plugins, fingerprints):
                 state = "stale"
@@ -75,9 +74,8 @@ def survey(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> Survey:
                 found.code[there] += 1
             if machine.get("device") == "cuda":
                 found.peak_bytes = max(found.peak_bytes, machine.get("peak_memory_bytes") or 0)
-            if machine.get("attempts") == 1:
-                start, end = (datetime.fromisoformat(machine[key]) for key in ("started_at", "finished_at"))
-                found._seconds.setdefault(_kind(run), []).append((end - start).total_seconds())
+            if (taken := seconds_of(record)) is not None:
+                found._seconds.setdefault(_kind(run), []).append(taken)
         found.states.append(state)
     return found
 
@@ -157,12 +155,6 @@ def _first_training(run: Planned, plugins: tuple[Path, ...]) -> str | None:
 def disk_bytes(runs: Sequence[Planned]) -> list[int]:
     """Bytes below each run's folder that exists."""
     return [folder_bytes(run.folder) for run in runs if run.folder.is_dir()]
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; of a file with several names each name's part."""
-    files = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum(stat.st_size // stat.st_nlink for stat in files)
 
 
 def expected_bytes(run: Planned) -> tuple[int, int]:

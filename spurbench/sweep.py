@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from spurbench.config import RunConfig, RunPaths, explain_validation
 from spurbench.dotted import dotted
-from spurbench.engine.run import finished_record
+from spurbench.engine.run import finished_record, has_failed
 from spurbench.errors import ConfigError
-from spurbench.io import read_json
 from spurbench.lease import owner_of
 from spurbench.resolve import RunRequest, resolve_run
 from spurbench.schema import SCHEMA_VERSION
@@ -33,6 +32,7 @@ __all__ = [
     "load_sweep",
     "options_of",
     "plan",
+    "seconds_of",
 ]
 
 
@@ -177,27 +177,32 @@ class Planned(_Strict):
     def seconds(self) -> float | None:
         """From start to end of a finished run that needed one attempt; None for others."""
         record = finished_record(self.folder)
-        if record is None or record["machine"].get("attempts") != 1:
-            return None
-        start, end = (datetime.fromisoformat(record["machine"][key]) for key in ("started_at", "finished_at"))
-        return (end - start).total_seconds()
+        return None if record is None else seconds_of(record)
 
     @property
     def state(self) -> RunState:
         """Where the run stands, as any machine that sees the folder can tell."""
-        folder = self.folder
-        record = finished_record(folder)
+        return self.look()[0]
+
+    def look(self) -> tuple[RunState, dict[str, Any] | None]:
+        """Where the run stands, and its record if it is finished; the record is read once."""
+        record = finished_record(self.folder)
         if record is not None:
-            return "done" if record.get("schema_version") == SCHEMA_VERSION else "stale"
-        if not folder.is_dir():
-            return "waiting"
-        if owner_of(folder) is not None:
-            return "running"
-        try:
-            failed = read_json(folder / "result.json")["status"] == "failed"
-        except (OSError, ValueError, KeyError, TypeError):
-            failed = False
-        return "failed" if failed else "stopped"
+            return "done" if record.get("schema_version") == SCHEMA_VERSION else "stale", record
+        if not self.folder.is_dir():
+            return "waiting", None
+        if owner_of(self.folder) is not None:
+            return "running", None
+        return "failed" if has_failed(self.folder) else "stopped", None
+
+
+def seconds_of(record: Mapping[str, Any]) -> float | None:
+    """From start to end of a finished run that needed one attempt; None for others."""
+    machine = record["machine"]
+    if machine.get("attempts") != 1:
+        return None
+    start, end = (datetime.fromisoformat(machine[key]) for key in ("started_at", "finished_at"))
+    return (end - start).total_seconds()
 
 
 def load_sweep(path: Path) -> SweepFile:

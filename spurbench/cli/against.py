@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.cli.common import print_json
-from spurbench.cli.render import percent, print_table
+from spurbench.cli.render import print_markdown, print_table, spread
 
 _HEADER = [
     *("method", "dataset", "backbone", "column", "measured", "seeds", "rule", "reported", "measured - reported"),
@@ -27,14 +27,14 @@ def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespac
     lines = []
     for line, row in found.pairs:
         column = row.counterpart[3] if row.counterpart else ""
-        mean, deviation = line[f"{column}_mean"], line[f"{column}_sd"]
+        mean = line[f"{column}_mean"]
         lines.append(
             [
                 line["label"],
                 line["dataset"],
                 line["backbone"],
                 column,
-                percent(mean) + (f" ± {percent(deviation)}" if deviation is not None else ""),
+                spread(mean, line[f"{column}_sd"]),
                 str(line["n_seeds"]),
                 line["selection"],
                 f"{row.value:.1f}" + (f" ± {row.std:.1f}" if row.std is not None else ""),
@@ -55,8 +55,7 @@ def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespac
         )
         return
     if lines and options.format == "markdown":
-        for cells in [_HEADER, ["---"] * len(_HEADER), *lines]:
-            print("| " + " | ".join(cells) + " |")
+        print_markdown(_HEADER, lines)
     elif lines:
         print_table("measured beside published, percent; recipes differ (see results/reference/README.md)", _HEADER,
                     lines, drop=_DROP)  # fmt: skip

@@ -14,6 +14,7 @@ def execute(options: argparse.Namespace) -> int:
 
     from spurbench.clean import Waste, find_waste, remove
     from spurbench.errors import DataMissing
+    from spurbench.io import folder_bytes
 
     results = Path(options.results_root).expanduser()
     if not results.is_dir():
@@ -21,8 +22,7 @@ def execute(options: argparse.Namespace) -> int:
     found = find_waste(results, weights=options.weights, phases=options.phases, failed=options.failed)
     cache = cache_folder()
     if options.cache and cache.is_dir():
-        num_bytes = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-        found.append(Waste(cache, num_bytes, "decoded images, made again when needed"))
+        found.append(Waste(cache, folder_bytes(cache), "decoded images, made again when needed"))
     totals: Counter[str] = Counter()
     for waste in found:
         totals[waste.why] += waste.num_bytes

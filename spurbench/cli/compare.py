@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spurbench.cli.common import print_json
-from spurbench.cli.render import percent, print_table
+from spurbench.cli.render import percent, print_markdown, print_table
 
 if TYPE_CHECKING:
     from spurbench.compare import Comparison
@@ -120,8 +120,7 @@ def _print(
     what = f"{options.metric}, test split, selection {options.select}, in percent and percent points"
     if options.format == "markdown":
         print(f"{title}: {what}\n")
-        for line in [header, ["---"] * len(header), *lines]:
-            print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
+        print_markdown(header, [[cell.replace("|", "\\|") for cell in line] for line in lines])
         print()
     else:
         print_table(f"{title}\n{what}", header, lines, drop=("backbone", "images", "mean B", "mean A", "dataset"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from spurbench.cli.against import print_against
 from spurbench.cli.common import print_json
-from spurbench.cli.render import erasure_text, percent, print_table
+from spurbench.cli.render import erasure_text, percent, print_markdown, print_table, spread
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -51,13 +51,15 @@ def execute(options: argparse.Namespace) -> int:
 
 def _tell_without_rule(rows: list[dict[str, Any]], select: str) -> None:
     """Finished runs that the table lacks because they do not offer the rule."""
+    from spurbench.leaderboard import rule_for
+
     offered: dict[tuple[str, str, str], set[str]] = {}
     for row in rows:
         offered.setdefault((row["label"], row["dataset"], row["run_id"]), set()).add(row["selection"])
     lacking = Counter(
         (label, dataset, ", ".join(sorted(rules)))
         for (label, dataset, _), rules in offered.items()
-        if select not in rules and (rules != {"last"} or select.startswith("oracle"))
+        if rule_for(rules, select) not in rules
     )
     for (label, dataset, rules), count in lacking.items():
         what = f"{count} run{'s' if count > 1 else ''} of {label} on {dataset}"
@@ -102,8 +104,7 @@ def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
     title = f"test split, selection {rule}, mean ± s.d. over seeds, percent"
     if markdown:
         print(f"{title}\n")
-        for line in [_HEADER, ["---"] * len(_HEADER), *lines]:
-            print("| " + " | ".join(line) + " |")
+        print_markdown(_HEADER, lines)
     else:
         differ = {name for name in _TELLS_APART if len({line[_HEADER.index(name)] for line in lines}) > 1}
         print_table(title, _HEADER, lines, drop=[name for name in _DROP if name not in differ])
@@ -130,8 +131,7 @@ def _labels(table: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(entry: dict[str, Any], name: str) -> str:
-    mean, deviation = entry[f"{name}_mean"], entry[f"{name}_sd"]
-    return percent(mean) + (f" ± {percent(deviation)}" if deviation is not None else "")
+    return spread(entry[f"{name}_mean"], entry[f"{name}_sd"])
 
 
 def _csv(table: list[dict[str, Any]]) -> None:

@@ -7,12 +7,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["erasure_text", "percent", "print_rows", "print_table", "size"]
+__all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "size", "spread"]
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """``0.123`` to ``12.3``; a dash for null."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    """``12.3 ± 0.4``; without a deviation the mean alone."""
+    return percent(mean) + (f" ± {percent(deviation)}" if deviation is not None else "")
 
 
 def size(num_bytes: float) -> str:
@@ -90,6 +95,12 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     if hidden:
         names = ", ".join(name for name in header if name in hidden)
         console.print(f"not shown for want of width: {names}")
+
+
+def print_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table in Markdown on stdout."""
+    for cells in [header, ["---"] * len(header), *lines]:
+        print("| " + " | ".join(cells) + " |")
 
 
 def _too_wide(header: Sequence[str], lines: Sequence[Sequence[str]], drop: Sequence[str], width: int) -> set[str]:

@@ -13,7 +13,7 @@ from spurbench.cli.common import paths_of, plugins_of, print_json
 from spurbench.cli.live import live_board, live_observer
 from spurbench.cli.render import percent
 from spurbench.cli.sweep_plan import ORDER, print_plan, tell_what_does_not_fit
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, cannot_write_results
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -84,10 +84,7 @@ def _require_writable(results: Path) -> None:
         with tempfile.TemporaryFile(dir=results):
             pass
     except OSError as error:
-        raise ConfigError(
-            f"cannot write to the results folder {results}: {error.strerror or error}; "
-            "choose another with --results DIR"
-        ) from error
+        raise cannot_write_results(results, error) from error
 
 
 def _begin(

@@ -90,7 +90,8 @@ def _tell_time(options: argparse.Namespace, runs: Sequence[Any], found: Any) -> 
 
 
 def _tell_disk(runs: Sequence[Any], found: Any) -> None:
-    from spurbench.survey import disk_bytes, expected_bytes, folder_bytes
+    from spurbench.io import folder_bytes
+    from spurbench.survey import disk_bytes, expected_bytes
 
     there = disk_bytes(runs)
     waiting = [run for run, state in _pairs(runs, found) if state in ("waiting", "queued")]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spurbench.backbone import build_backbone
 from spurbench.config import BackboneConfig
@@ -61,9 +62,10 @@ def evaluate_candidates(trainer: Trainer) -> tuple[list[dict[str, Any]], dict[st
         rows.append({**row, **trainer.validation(candidate), **found[candidate.epoch]})
     _write_table(trainer.folder / "epochs.parquet", trainer.rows)
     _write_table(trainer.folder / "predictions.parquet", _predictions(trainer, measured))
+    _, images = next(trainer.scorer.batches(arrays))
     machine = {
-        "images_per_second": _method_throughput(trainer),
-        "images_per_second_backbone": _plain_throughput(trainer),
+        "images_per_second": _method_throughput(trainer, images),
+        "images_per_second_backbone": _plain_throughput(trainer, images),
         "train_images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
         "train_seconds": trainer.seconds,
     }
@@ -103,18 +105,15 @@ def _write_table(path: Path, columns: dict[str, Any] | list[dict[str, Any]]) -> 
         pq.write_table(table, stream)
 
 
-def _method_throughput(trainer: Trainer) -> float:
-    scorer = trainer.scorer
-    _, images = next(scorer.batches(trainer.splits["test"]))
+def _method_throughput(trainer: Trainer, images: Tensor) -> float:
     trainer.model.eval()
-    with scorer.autocast():
+    with trainer.scorer.autocast():
         return throughput(lambda x: trainer.method.evaluate(trainer.model, x), images, seconds=_MEASURE_SECONDS)
 
 
-def _plain_throughput(trainer: Trainer) -> float:
+def _plain_throughput(trainer: Trainer, images: Tensor) -> float:
     """Images per second of backbone and head alone, same batch size and precision; measured once in a process."""
     config, scorer = trainer.config, trainer.scorer
-    _, images = next(scorer.batches(trainer.splits["test"]))
     key = (
         config.backbone.name,
         tuple(images.shape),

@@ -27,7 +27,7 @@ from spurbench.engine.record import failed_record
 from spurbench.engine.results import evaluate_candidates
 from spurbench.engine.sharing import PhaseHeld
 from spurbench.engine.stop import Interrupted, StopFlag, stop_on_signals
-from spurbench.errors import ConfigError, ResultConflict, RunFailed, SpurbenchError
+from spurbench.errors import ConfigError, ResultConflict, RunFailed, SpurbenchError, cannot_write_results
 from spurbench.io import read_json, remove_leftovers, write_json
 from spurbench.lease import Lease, owner_of
 from spurbench.method import Views
@@ -36,7 +36,7 @@ from spurbench.resolve import make_method
 from spurbench.schema import SCHEMA_VERSION, validate_record
 from spurbench.types import Access
 
-__all__ = ["finished_record", "open_dataset", "run_one"]
+__all__ = ["finished_record", "has_failed", "open_dataset", "run_one"]
 
 _POLL_SECONDS = 0.5
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -164,6 +164,14 @@ def finished_record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("status") != "finished":
         return None
     return record if record.get("rows") and record.get("machine") else None
+
+
+def has_failed(folder: Path) -> bool:
+    """Whether a run left the record of a failure."""
+    try:
+        return bool(read_json(folder / "result.json")["status"] == "failed")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) -> Dataset:
@@ -365,10 +373,7 @@ def _take_lease(job: _Job, wait: bool) -> Lease | None:
         except OSError as error:
             if error.errno in _FULL:
                 raise _cannot_write(job, error) from error
-            raise ConfigError(
-                f"cannot write to the results folder {job.paths.results}: {error.strerror or error}; "
-                "choose another with --results DIR"
-            ) from error
+            raise cannot_write_results(job.paths.results, error) from error
         if lease is not None or not wait:
             return lease
         owner = owner_of(job.folder)

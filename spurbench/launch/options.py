@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from spurbench.engine.record import failed_record
+from spurbench.engine.run import finished_record
 from spurbench.errors import SpurbenchError
+from spurbench.io import write_json
+from spurbench.lease import owner_of
 from spurbench.sweep import Planned
 
-__all__ = ["Board", "LaunchOptions", "Outcomes", "name_of"]
+__all__ = ["Board", "LaunchOptions", "Outcomes", "bury", "name_of"]
 
 Outcomes = Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]
 """Runs as they end, each with its record or with the error that stopped it."""
@@ -56,3 +60,9 @@ class Board(Protocol):
 def name_of(run: Planned) -> str:
     """A run in a line of text."""
     return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
+
+
+def bury(run: Planned, error: SpurbenchError, machine: Mapping[str, Any]) -> None:
+    """Leave the failed record that a dead process could not write; not over a finished one, nor where one works on."""
+    if finished_record(run.folder) is None and owner_of(run.folder) is None:
+        write_json(run.folder / "result.json", failed_record(run.config, str(error), machine))

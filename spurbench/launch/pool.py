@@ -17,14 +17,10 @@ from typing import Any
 import torch
 
 from spurbench.engine import Interrupted, run_one
-from spurbench.engine.record import failed_record
-from spurbench.engine.run import finished_record
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import RunFailed, SpurbenchError
-from spurbench.io import write_json
-from spurbench.launch.options import Board, LaunchOptions, Outcomes, name_of
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, name_of
 from spurbench.launch.room import Room, room_for
-from spurbench.lease import owner_of
 from spurbench.sweep import Planned
 
 __all__ = ["devices_for", "launch", "run_pool"]
@@ -171,9 +167,7 @@ class _Worker:
         else:
             how = f"with exit code {code}"
         error = RunFailed(f"the worker process ended {how}; --retry-failed resumes the run from its last checkpoint")
-        folder = self.run.paths.run(self.run.config.run_id())
-        if finished_record(folder) is None and owner_of(folder) is None:
-            write_json(folder / "result.json", failed_record(self.run.config, str(error), {"launcher": "local"}))
+        bury(self.run, error, {"launcher": "local"})
         return error
 
     def stop(self) -> None:

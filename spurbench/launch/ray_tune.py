@@ -16,14 +16,11 @@ from typing import Any
 
 from spurbench.config import RunPaths
 from spurbench.engine import Interrupted
-from spurbench.engine.record import failed_record
-from spurbench.engine.run import finished_record
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import ConfigError, RunFailed
 from spurbench.io import read_json, write_json
-from spurbench.launch.options import Board, LaunchOptions, Outcomes, name_of
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, name_of
 from spurbench.launch.ray_cluster import connected, require_ray, resources_for
-from spurbench.lease import owner_of
 from spurbench.registry import load_registry
 from spurbench.sweep import Planned
 
@@ -217,11 +214,8 @@ class _Experiment:
             f"its worker died {_RETRIES + 1} times, in the end: {why}; --retry-failed resumes the run from its last "
             "checkpoint"
         )
-        folder = run.paths.run(run.config.run_id())
-        if finished_record(folder) is None and owner_of(folder) is None:
-            rule = self.options.stop_early and f"asha {self.options.stop_early}"
-            machine = {"launcher": "ray", "early_stopping": rule}
-            write_json(folder / "result.json", failed_record(run.config, str(error), machine))
+        rule = self.options.stop_early and f"asha {self.options.stop_early}"
+        bury(run, error, {"launcher": "ray", "early_stopping": rule})
         return error
 
 

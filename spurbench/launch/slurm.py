@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spurbench.engine.provenance import now_utc
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, cannot_write_results
 from spurbench.launch.options import Board, LaunchOptions, Outcomes
 from spurbench.launch.slurm_job import SlurmTask, record_key
 from spurbench.launch.slurm_profile import SlurmProfile, load_profile
@@ -94,7 +94,7 @@ def _alone(results: Path) -> Iterator[None]:
         (results / "slurm").mkdir(parents=True, exist_ok=True)
         stream = (results / "slurm" / "lock").open("a")
     except OSError as error:
-        raise _cannot_write(results, error) from error
+        raise cannot_write_results(results, error) from error
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -168,7 +168,7 @@ def _submit(
             jobs = executor.submit_array(tasks)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise _cannot_write(folder, error) from error
+        raise cannot_write_results(folder, error) from error
     except RuntimeError as error:  # what submitit makes of sbatch's
         shutil.rmtree(folder, ignore_errors=True)
         raise _refused(str(error), len(tasks), options.profile) from error
@@ -205,12 +205,6 @@ def _refused(message: str, jobs: int, profile: Path | None) -> ConfigError:
             "look with `sinfo` and at $SLURM_CONF; cluster/slurm-local.sh starts a private SLURM on one machine"
         )
     return ConfigError(f"SLURM refused the jobs, nothing was submitted: {'; '.join(lines)}\n{hint}")
-
-
-def _cannot_write(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot write to the results folder {folder}: {error.strerror or error}; choose another with --results DIR"
-    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import pytest
 from spurbench import survey as surveying
 from spurbench.config import RunPaths
 from spurbench.engine import run_one
-from spurbench.survey import disk_bytes, expected_bytes, folder_bytes, set_aside, shared_trainings, survey
+from spurbench.io import folder_bytes
+from spurbench.survey import disk_bytes, expected_bytes, set_aside, shared_trainings, survey
 from spurbench.sweep import MethodGrid, Planned, SweepFile, plan
 
 TOYS = Path(__file__).parents[1] / "integration" / "toys.py"
