@@ -6,8 +6,9 @@ from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import open_image_set
 from spurbench.data.image_table import Table, read_table
 from spurbench.dataset import DatasetInfo, DatasetSpec
-from spurbench.datasets.waterbirds import ATTRIBUTES, CLASSES, TableDataset, search_places
+from spurbench.datasets.waterbirds import ATTRIBUTES, CLASSES, search_places
 from spurbench.errors import DataError, DataMissing
+from spurbench.image_dataset import ImageDataset
 
 __all__ = ["DATASETS"]
 
@@ -16,7 +17,7 @@ NAME_DIGITS = 16
 
 
 @system_errors_as_data_errors()
-def open_folder(root: Path | None) -> TableDataset:
+def open_folder(root: Path | None) -> ImageDataset:
     """Open the folder ``root`` itself, which holds ``metadata.csv`` (or one ``metadata_*.csv``).
 
     The dataset is named after the hash of its table, so that results of different tables stay apart.
@@ -40,7 +41,7 @@ def open_folder(root: Path | None) -> TableDataset:
         has_boxes=images.has_boxes,
         has_masks=images.has_masks,
     )
-    return TableDataset(info, images)
+    return ImageDataset(info, images)
 
 
 _EXPECTED = (

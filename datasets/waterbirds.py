@@ -6,20 +6,18 @@ out, and as WILDS, SubpopBench and BalancingGroups do.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from logging import getLogger
 from pathlib import Path
 
 from spurbench.data.image_files import system_errors_as_data_errors
-from spurbench.data.image_set import ImageSet, ImageSplit, open_image_set
-from spurbench.data.image_table import SPLITS, read_table
+from spurbench.data.image_set import open_image_set
+from spurbench.data.image_table import read_table
 from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.errors import DataError, DataMissing
+from spurbench.image_dataset import ImageDataset, warn_about_counts
 
-__all__ = ["ATTRIBUTES", "CLASSES", "DATASETS", "FOLDERS", "TableDataset", "open_waterbirds", "search_places"]
-
-logger = getLogger(__name__)
+__all__ = ["ATTRIBUTES", "CLASSES", "DATASETS", "FOLDERS", "open_waterbirds", "search_places"]
 
 CLASSES = ("landbird", "waterbird")
 ATTRIBUTES = ("land", "water")
@@ -89,24 +87,8 @@ INFO_100 = DatasetInfo(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TableDataset:
-    """An opened dataset that is a table of image files."""
-
-    info: DatasetInfo
-    images: ImageSet
-
-    def split(self, name: str) -> ImageSplit:
-        """The split called ``name``; raises ``ConfigError`` for an unknown name."""
-        return self.images.split(name)
-
-    def fingerprint(self) -> str:
-        """Hash of file names, sizes, labels and splits, in table order."""
-        return self.images.fingerprint()
-
-
 @system_errors_as_data_errors()
-def open_waterbirds(info: DatasetInfo, root: Path | None) -> TableDataset:
+def open_waterbirds(info: DatasetInfo, root: Path | None) -> ImageDataset:
     """Open the variant that ``info`` declares below a data root, or in the root itself.
 
     Raises:
@@ -121,8 +103,8 @@ def open_waterbirds(info: DatasetInfo, root: Path | None) -> TableDataset:
     folder, table_path = _find(info, root)
     table = read_table(table_path, num_classes=len(CLASSES), num_attributes=len(ATTRIBUTES))
     images = open_image_set(table, folder, search_places(folder, root), len(ATTRIBUTES))
-    opened = TableDataset(replace(info, has_masks=images.has_masks, has_boxes=images.has_boxes), images)
-    _warn_about_counts(opened, folder)
+    opened = ImageDataset(replace(info, has_masks=images.has_masks, has_boxes=images.has_boxes), images)
+    warn_about_counts(opened, folder)
     return opened
 
 
@@ -213,31 +195,3 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
 
 def _advice(info: DatasetInfo) -> str:
     return f'Get it from {info.source}; or try minibirds100, which needs no download (see README "Datasets")'
-
-
-def _warn_about_counts(dataset: TableDataset, folder: Path) -> None:
-    """Log one warning when the numbers of samples differ from the published ones."""
-    info = dataset.info
-    differences = []
-    for name in SPLITS:
-        found = _counts(dataset.split(name), info.num_groups)
-        published = (info.expected_counts or {}).get(name, found)
-        if found != published:
-            differences.append(f"{name} {_slashed(found)} (published {_slashed(published)})")
-    if differences:
-        logger.warning(
-            "%s in %s is not the published set, so its numbers are not comparable; samples per group %s: %s",
-            info.name,
-            folder,
-            ", ".join(info.group_names),
-            "; ".join(differences),
-        )
-
-
-def _counts(split: ImageSplit, num_groups: int) -> tuple[int, ...]:
-    assert split.group is not None
-    return tuple(split.group.bincount(minlength=num_groups).tolist())
-
-
-def _slashed(counts: tuple[int, ...]) -> str:
-    return "/".join(map(str, counts))

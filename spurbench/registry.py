@@ -1,4 +1,4 @@
-"""Names to methods and datasets: files in the two folders, installed entry points, and --plugin files.
+"""Names to methods, datasets and transforms of these: files in the two folders, entry points, and --plugin files.
 
 Nothing needs to be edited to add one. A plugin that fails to import is reported and does not break the rest.
 """
@@ -20,11 +20,23 @@ from spurbench.errors import ConfigError, did_you_mean
 
 __all__ = ["Broken", "Entry", "Registry", "load_registry", "normalize"]
 
-Kind = Literal["methods", "datasets"]
-_EXPORTS: dict[Kind, tuple[str, str]] = {"methods": ("METHOD", "METHODS"), "datasets": ("DATASET", "DATASETS")}
+Kind = Literal["methods", "datasets", "transforms"]
+_EXPORTS: dict[Kind, tuple[str, str]] = {
+    "methods": ("METHOD", "METHODS"),
+    "datasets": ("DATASET", "DATASETS"),
+    "transforms": ("TRANSFORM", "TRANSFORMS"),
+}
+_PACKAGES: dict[Kind, str] = {"methods": "methods", "datasets": "datasets", "transforms": "datasets"}
+"""Where each kind is looked for in spurbench: transforms of datasets stand beside the datasets."""
 _NEEDED: dict[Kind, tuple[str, ...]] = {
     "methods": ("version", "Config", "access", "build"),
     "datasets": ("info", "open"),
+    "transforms": ("name", "declare", "change"),
+}
+_WANTED: dict[Kind, str] = {
+    "methods": "a subclass of BaseMethod",
+    "datasets": "a DatasetSpec",
+    "transforms": "a DatasetTransform",
 }
 
 
@@ -34,7 +46,7 @@ class Entry:
 
     name: str
     value: Any
-    """A method class or a ``DatasetSpec``."""
+    """A method class, a ``DatasetSpec`` or a ``DatasetTransform``."""
     origin: str
     """Module or file it came from."""
     source: str | None = None
@@ -51,7 +63,7 @@ class Broken:
 
 @dataclass(slots=True)
 class Registry:
-    """All methods or all datasets."""
+    """Everything of one kind."""
 
     kind: Kind
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -112,9 +124,9 @@ def load_registry(kind: Kind, plugins: tuple[Path, ...] = ()) -> Registry:
 @cache
 def _installed(kind: Kind) -> Registry:
     registry = Registry(kind)
-    package = importlib.import_module(f"spurbench.{kind}")
+    package = importlib.import_module(f"spurbench.{_PACKAGES[kind]}")
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        _try(registry, f"spurbench.{kind}.{info.name}")
+        _try(registry, f"spurbench.{_PACKAGES[kind]}.{info.name}")
     for point in sorted(entry_points(group=f"spurbench.{kind}"), key=lambda point: point.name):
         try:
             entry = Entry(normalize(point.name), _checked(kind, point.name, point.load()), point.value)
@@ -149,11 +161,10 @@ def _exports(module: ModuleType, kind: Kind, origin: str, stem: str, source: str
 
 
 def _checked(kind: Kind, name: str, value: Any) -> Any:
-    """Refuse what cannot be a method class or a ``DatasetSpec``, by what every command reads of it."""
+    """Refuse what cannot be of the kind, by what every command reads of it."""
     needed = _NEEDED[kind]
     if not all(hasattr(value, attribute) for attribute in needed) or isinstance(value, type) != (kind == "methods"):
-        wanted = "a subclass of BaseMethod" if kind == "methods" else "a DatasetSpec"
-        raise TypeError(f"'{name}' must be {wanted}, not {value!r}")
+        raise TypeError(f"'{name}' must be {_WANTED[kind]}, not {value!r}")
     return value
 
 
@@ -175,5 +186,5 @@ def _load_file(path: Path) -> tuple[ModuleType, str]:
         del sys.modules[name]
         raise ConfigError(f"plugin {path} failed to load: {type(error).__name__}: {error}") from error
     if not any(hasattr(module, export) for exports in _EXPORTS.values() for export in exports):
-        raise ConfigError(f"plugin {path} exports nothing: define METHOD, METHODS, DATASET or DATASETS")
+        raise ConfigError(f"plugin {path} exports nothing: define METHOD, METHODS, DATASET, DATASETS or TRANSFORM")
     return module, f"sha256:{digest}"

@@ -24,7 +24,7 @@ from spurbench.config import (
     TrainConfig,
     explain_validation,
 )
-from spurbench.dataset import DatasetSpec
+from spurbench.dataset import DatasetSpec, find_dataset, with_transforms
 from spurbench.errors import ConfigError, did_you_mean
 from spurbench.method import BaseMethod, MethodConfig
 from spurbench.registry import Entry, load_registry
@@ -148,15 +148,19 @@ def method_options(cls: type[BaseMethod[Any]], values: Mapping[str, Any]) -> Met
 
 
 def dataset_entry(name: str, plugins: tuple[Path, ...] = ()) -> tuple[DatasetSpec, Path | None]:
-    """The dataset called ``name``, or the folder at that path with its own name and version."""
-    registry = load_registry("datasets", plugins)
-    path = Path(name)
-    if not (name.startswith((".", "/", "~")) or "/" in name or "\\" in name or path.is_dir()):
-        return registry.get(name).value, None
-    path = path.expanduser().resolve()
-    folder: DatasetSpec = registry.get("folder").value
-    opened = folder.open(path)  # its name is a hash of its table, so it must be read
-    return DatasetSpec(info=opened.info, open=folder.open), path
+    """The dataset called ``name``, or the folder at that path with its own name and version.
+
+    Either may be followed by transforms: ``waterbirds100+peripheral``, ``data/my_birds+peripheral``.
+    """
+    base, changes = name, []
+    while "+" in base and not Path(base).expanduser().is_dir():
+        base, _, change = base.rpartition("+")
+        changes.insert(0, change)
+    if not (base.startswith((".", "/", "~")) or "/" in base or "\\" in base or Path(base).is_dir()):
+        return find_dataset(name, plugins), None
+    path = Path(base).expanduser().resolve()
+    opened = find_dataset("folder").open(path)  # its name is a hash of its table, so it must be read
+    return with_transforms(DatasetSpec(info=opened.info, open=lambda _: opened), changes, plugins), path
 
 
 def parse_method(text: str) -> tuple[str, tuple[float | int | str, ...]]:

@@ -16,7 +16,13 @@ _DROP = ("origin", "license", "brackets", "overhead_params", "boxes", "masks", "
 
 def execute(options: argparse.Namespace) -> int:
     """Collect, filter, print."""
-    collect = {"methods": _methods, "datasets": _datasets, "backbones": _backbones, "presets": _presets}[options.what]
+    collect = {
+        "methods": _methods,
+        "datasets": _datasets,
+        "transforms": _transforms,
+        "backbones": _backbones,
+        "presets": _presets,
+    }[options.what]
     items = [item for item in collect(options) if options.filter.lower() in item["name"]]
     if options.json:
         print_json(items)
@@ -77,6 +83,21 @@ def _datasets(options: argparse.Namespace) -> list[dict[str, Any]]:
             "boxes": entry.value.info.has_boxes,
             "preset": entry.value.info.preset,
             "license": entry.value.info.license,
+            "origin": entry.origin,
+        }
+        for name, entry in sorted(registry.entries.items())
+    ]
+
+
+def _transforms(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from spurbench.registry import load_registry
+
+    registry = load_registry("transforms", plugins_of(options))
+    return [
+        {
+            "name": name,
+            "version": entry.value.version,
+            "description": entry.value.description,
             "origin": entry.origin,
         }
         for name, entry in sorted(registry.entries.items())

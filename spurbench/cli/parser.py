@@ -246,10 +246,10 @@ def _cost(commands) -> None:  # type: ignore[no-untyped-def]
 
 def _list(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
-        commands, "list", "what there is: methods, datasets, backbones, presets", "spurbench list methods",
+        commands, "list", "what there is: methods, datasets, transforms, backbones, presets", "spurbench list methods",
         module="listing",
     )  # fmt: skip
-    parser.add_argument("what", choices=("methods", "datasets", "backbones", "presets"))
+    parser.add_argument("what", choices=("methods", "datasets", "transforms", "backbones", "presets"))
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this")
     _plugin(parser)
     _json(parser)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,23 @@ from spurbench.data.image_table import SPLITS, Box, Table
 from spurbench.errors import ConfigError, DataError, did_you_mean
 from spurbench.types import Sample
 
-__all__ = ["MASK_THRESHOLD", "ImageRecord", "ImageSet", "ImageSplit", "open_image_set"]
+__all__ = [
+    "MASK_THRESHOLD",
+    "ImageRecord",
+    "ImageSet",
+    "ImageSplit",
+    "MaskReader",
+    "decode_levels",
+    "open_image_set",
+    "read_mask_above_middle",
+]
 
 MASK_THRESHOLD = 127
 """Foreground is brighter than this. CUB's masks are grey where annotators disagreed and at their smoothed edges, and
 no threshold is published; the middle of 0..255 is where at least half of the annotators saw the bird."""
+
+MaskReader = Callable[[Path, str], npt.NDArray[np.bool_]]
+"""From a mask's file and the row that names it (for messages) to the foreground, bool [H, W]."""
 
 _DEEP_MODES = ("I", "F")
 """Beginnings of the PIL modes with more than 8 bits per channel, which conversion would clip to white."""
@@ -37,22 +49,28 @@ class ImageRecord:
     """Everything known about one image without opening it."""
 
     where: str
-    """Its row, for messages: ``"data/metadata.csv, line 7"``."""
+    """Its row, for messages: ``"data/metadata.csv, line 7"``; the folder for sets without a table."""
     path: Path
     key: str
     """Path below the set's folder."""
     split: str
     y: int
-    attribute: int | None
-    mask: Path | None
-    box: Box | None
+    attribute: int | None = None
+    mask: Path | None = None
+    boxes: tuple[Box, ...] = ()
+    """In pixels of the image, or of ``box_frame``."""
+    box_frame: tuple[int, int] | None = None
+    """Width and height of the image that the boxes were drawn on, where that may differ from the file's."""
 
 
 class ImageSplit:
     """One split; satisfies ``spurbench.dataset.SplitData``. Holds no open file, so threads may share it."""
 
-    def __init__(self, records: Sequence[ImageRecord], num_attributes: int | None) -> None:
+    def __init__(
+        self, records: Sequence[ImageRecord], num_attributes: int | None, read_mask: MaskReader | None = None
+    ) -> None:
         self._records = tuple(records)
+        self._foreground_of = read_mask or read_mask_above_middle
         self._y = torch.tensor([record.y for record in self._records], dtype=torch.int64)
         self._group: Tensor | None = None
         if num_attributes is not None:
@@ -87,31 +105,59 @@ class ImageSplit:
             y=record.y,
             group=None if self._group is None else int(self._group[index]),
             index=index,
-            boxes=None if record.box is None else _box_tensor(record, record.box, image),
-            mask=None if record.mask is None else _read_mask(record, record.mask, image),
+            boxes=_box_tensor(record, image) if record.boxes else None,
+            mask=None if record.mask is None else self._mask(record, record.mask, image),
         )
+
+    def _mask(self, record: ImageRecord, path: Path, image: Tensor) -> Tensor:
+        """The foreground as bool [H, W]."""
+        foreground = self._foreground_of(path, record.where)
+        height, width = image.shape[1:]
+        if foreground.shape != (height, width):
+            raise DataError(
+                f"mask {path} is {foreground.shape[1]} x {foreground.shape[0]} pixels (width x height), but its image "
+                f"{record.path} is {width} x {height} ({record.where}); masks must be as large as their images"
+            )
+        return torch.from_numpy(foreground)
+
+    @property
+    def records(self) -> tuple[ImageRecord, ...]:
+        """What is known of every sample, in order."""
+        return self._records
 
 
 class ImageSet:
-    """All splits of a table whose files have been found."""
+    """All splits of a set whose files have been found.
 
-    def __init__(self, records: Sequence[ImageRecord], num_attributes: int | None) -> None:
+    ``records`` are in any order that does not depend on the file system; within its split a record's place is the
+    sample's index. ``read_mask`` reads masks that are not grey levels with the object above the middle.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        num_attributes: int | None,
+        *,
+        splits: Sequence[str] = SPLITS,
+        read_mask: MaskReader | None = None,
+    ) -> None:
         self._records = tuple(records)
         self.has_masks = any(record.mask is not None for record in self._records)
-        self.has_boxes = any(record.box is not None for record in self._records)
-        self._splits = {
-            name: ImageSplit([record for record in self._records if record.split == name], num_attributes)
-            for name in SPLITS
-        }
+        self.has_boxes = any(record.boxes for record in self._records)
+        parts: dict[str, list[ImageRecord]] = {name: [] for name in splits}
+        for record in self._records:
+            parts[record.split].append(record)
+        self._splits = {name: ImageSplit(part, num_attributes, read_mask) for name, part in parts.items()}
 
     def split(self, name: str) -> ImageSplit:
-        """Samples in table order; raises ``ConfigError`` for an unknown name."""
+        """Samples in the order of the records; raises ``ConfigError`` for an unknown name."""
         if name not in self._splits:
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SPLITS)} available: {', '.join(SPLITS)}")
+            known = tuple(self._splits)
+            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, known)} available: {', '.join(known)}")
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """Hex sha256 over names, sizes in bytes, labels, splits and boxes in table order; pixels are not read.
+        """Hex sha256 over names, sizes in bytes, labels, splits and boxes in order; pixels are not read.
 
         The order counts, for it gives the samples their index. The place of the set on the disk does not.
 
@@ -126,7 +172,7 @@ class ImageSet:
         for record in self._records:
             mask = None if record.mask is None else (record.mask.name, _size(record.mask, record.where))
             size = _size(record.path, record.where)
-            row = (record.key, size, record.y, record.attribute, record.split, mask, record.box)
+            row = (record.key, size, record.y, record.attribute, record.split, mask, record.boxes, record.box_frame)
             digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
@@ -152,7 +198,7 @@ def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attri
             y=row.y,
             attribute=row.attribute,
             mask=mask,
-            box=box,
+            boxes=() if box is None else (box,),
         )
         for row, image, mask, box in zip(table.rows, images, masks, boxes, strict=True)
     ]
@@ -165,35 +211,43 @@ def _read_image(record: ImageRecord) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _read_mask(record: ImageRecord, path: Path, image: Tensor) -> Tensor:
-    """The foreground as bool [H, W]."""
-    levels = _decode(path, record.where, "L")
-    height, width = image.shape[1:]
-    if levels.shape != (height, width):
-        raise DataError(
-            f"mask {path} is {levels.shape[1]} x {levels.shape[0]} pixels (width x height), but its image "
-            f"{record.path} is {width} x {height} ({record.where}); masks must be as large as their images"
-        )
+def read_mask_above_middle(path: Path, where: str) -> npt.NDArray[np.bool_]:
+    """A mask as grey levels 0 to 255: the foreground is brighter than ``MASK_THRESHOLD``."""
+    levels = decode_levels(path, where)
     if levels.max() == 1:
         raise DataError(
-            f"mask {path} has no level above 1 ({record.where}); "
+            f"mask {path} has no level above 1 ({where}); "
             f"expected 0 (background) to 255 (object): multiply its values by 255"
         )
-    return torch.from_numpy(levels > MASK_THRESHOLD)
+    return levels > MASK_THRESHOLD
 
 
-def _box_tensor(record: ImageRecord, box: Box, image: Tensor) -> Tensor:
-    """float32 [1, 4], clipped to the image: printed with one decimal, boxes may stick out by a fraction."""
+def _box_tensor(record: ImageRecord, image: Tensor) -> Tensor:
+    """float32 [n, 4], clipped to the image: printed with one decimal, boxes may stick out by a fraction."""
     height, width = image.shape[1:]
-    x0, y0, x1, y1 = box
-    x0, x1 = max(x0, 0.0), min(x1, float(width))
-    y0, y1 = max(y0, 0.0), min(y1, float(height))
-    if x0 >= x1 or y0 >= y1:
-        raise DataError(
-            f"box {box} (x0, y0, x1, y1) lies outside its image {record.path}, "
-            f"which is {width} x {height} pixels ({record.where})"
-        )
-    return torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32)
+    frame_width, frame_height = record.box_frame or (width, height)
+    scales = (width / frame_width, height / frame_height) * 2
+    inside = []
+    for box in record.boxes:
+        x0, y0, x1, y1 = (edge * scale for edge, scale in zip(box, scales, strict=True))
+        x0, x1 = max(x0, 0.0), min(x1, float(width))
+        y0, y1 = max(y0, 0.0), min(y1, float(height))
+        if x0 >= x1 or y0 >= y1:
+            raise DataError(
+                f"box {box} (x0, y0, x1, y1) lies outside its image {record.path}, "
+                f"which is {width} x {height} pixels ({record.where})"
+            )
+        inside.append([x0, y0, x1, y1])
+    return torch.tensor(inside, dtype=torch.float32)
+
+
+def decode_levels(path: Path, where: str) -> npt.NDArray[np.uint8]:
+    """An image file as grey levels, uint8 [H, W].
+
+    Raises:
+        DataError: not decodable, or more than 8 bits per channel.
+    """
+    return _decode(path, where, "L")
 
 
 def _decode(path: Path, where: str, mode: str) -> npt.NDArray[np.uint8]:

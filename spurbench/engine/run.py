@@ -2,10 +2,9 @@
 
 import contextlib
 import errno
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,15 +13,14 @@ import torch
 
 from spurbench.backbone import require_weights
 from spurbench.config import RunConfig, RunPaths
-from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
-from spurbench.dataset import Dataset, content_key
-from spurbench.engine.device import device_name, peak_memory_bytes
+from spurbench.dataset import Dataset, find_dataset
+from spurbench.engine.device import peak_memory_bytes, run_threads
 from spurbench.engine.distributed import Team, find_team
-from spurbench.engine.evaluation import SplitArrays
+from spurbench.engine.evaluation import SplitArrays, load_split
 from spurbench.engine.observer import Observer, Silent
 from spurbench.engine.phases import Trainer
-from spurbench.engine.provenance import git_state, now_utc, versions_json
+from spurbench.engine.provenance import now_utc, this_machine
 from spurbench.engine.record import failed_record
 from spurbench.engine.results import evaluate_candidates
 from spurbench.engine.sharing import PhaseHeld
@@ -32,7 +30,7 @@ from spurbench.io import read_json, remove_leftovers, write_json
 from spurbench.lease import Lease, owner_of
 from spurbench.method import Views
 from spurbench.registry import load_registry
-from spurbench.resolve import make_method
+from spurbench.resolve import dataset_entry, make_method
 from spurbench.schema import SCHEMA_VERSION, validate_record
 from spurbench.types import Access
 
@@ -151,7 +149,7 @@ def _train_along(job: _Job) -> None:
     """What all processes do but the first."""
     dataset = open_dataset(job.config, job.paths, job.plugins)
     require_weights(job.config.backbone)
-    with _threads(job):
+    with run_threads(job.config, job.device):
         _train(job, dataset)
 
 
@@ -176,11 +174,11 @@ def has_failed(folder: Path) -> bool:
 
 def open_dataset(config: RunConfig, paths: RunPaths, plugins: tuple[Path, ...]) -> Dataset:
     """The dataset of a run, from the data root or from the folder it was named by."""
-    registry = load_registry("datasets", plugins)
     if paths.dataset_path is None:
-        opened: Dataset = registry.get(config.dataset.name).value.open(paths.data_root)
-        return opened
-    opened = registry.get("folder").value.open(paths.dataset_path)
+        return find_dataset(config.dataset.name, plugins).open(paths.data_root)
+    _, *changes = config.dataset.name.split("+")
+    spec, path = dataset_entry("+".join([str(paths.dataset_path), *changes]), plugins)
+    opened = spec.open(path)
     if opened.info.name != config.dataset.name:
         raise ConfigError(
             f"{paths.dataset_path} has changed: it is {opened.info.name}, the run is about {config.dataset.name}"
@@ -193,7 +191,7 @@ def _work(job: _Job, dataset: Dataset) -> dict[str, Any]:
     try:
         remove_leftovers(job.folder)
         started = _start(job)
-        with _threads(job):
+        with run_threads(job.config, job.device):
             record = _train_and_evaluate(job, dataset, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
         raise
@@ -294,20 +292,7 @@ def _train(job: _Job, dataset: Dataset) -> Trainer:
     return trainer
 
 
-@contextlib.contextmanager
-def _threads(job: _Job) -> Iterator[None]:
-    """The run's number of threads; the next run in this process gets the machine's default back."""
-    default = torch.get_num_threads()
-    if job.config.train.num_threads is not None and job.device.type == "cpu":
-        torch.set_num_threads(job.config.train.num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(default)
-
-
 def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
-    split = dataset.split(name)
     shown = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -317,14 +302,7 @@ def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
             shown = time.monotonic()
             job.observer.progress(f"decoding {name}", done, total, {})
 
-    frames = load_frames(
-        split,
-        key=content_key(dataset, name),
-        resize=job.config.input.resize,
-        folder=job.paths.cache,
-        progress=progress,
-    )
-    return SplitArrays(name=name, frames=frames, y=split.y, group=split.group)
+    return load_split(dataset, name, resize=job.config.input.resize, cache=job.paths.cache, progress=progress)
 
 
 def _check_access(job: _Job, dataset: Dataset) -> None:
@@ -438,17 +416,10 @@ def _cannot_write(job: _Job, error: OSError) -> RunFailed:
 
 
 def _machine(job: _Job) -> Mapping[str, Any]:
-    commit, dirty = git_state()
     return {
         "launcher": job.launcher,
         "early_stopping": job.early_stopping,
-        "host": os.uname().nodename,
-        "device": job.device.type,
-        "device_name": device_name(job.device),
         "num_devices": job.team.size,
         "peak_memory_bytes": peak_memory_bytes(job.device),
-        "versions_json": versions_json(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "finished_at": now_utc(),
+        **this_machine(job.device),
     }

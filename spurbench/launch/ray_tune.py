@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.config import RunPaths
+from spurbench.dataset import find_dataset
 from spurbench.engine import Interrupted
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import ConfigError, RunFailed
 from spurbench.io import read_json, write_json
 from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, name_of
 from spurbench.launch.ray_cluster import connected, require_ray, resources_for
-from spurbench.registry import load_registry
 from spurbench.sweep import Planned
 
 __all__ = ["launch"]
@@ -257,12 +257,11 @@ def _require_metric(runs: Sequence[Planned], options: LaunchOptions) -> None:
     """Refuse a metric that no epoch of some run would have."""
     if options.stop_early != "val_wga":
         return
-    datasets = load_registry("datasets", options.plugins)
     for run in runs:
-        if run.paths.dataset_path is None and datasets.get(run.config.dataset.name).value.info.attributes is None:
+        name = run.config.dataset.name
+        if run.paths.dataset_path is None and find_dataset(name, options.plugins).info.attributes is None:
             raise ConfigError(
-                f"{run.config.dataset.name} has no groups, so its runs have no val_wga; use --stop-early "
-                "val_worst_class or val_accuracy"
+                f"{name} has no groups, so its runs have no val_wga; use --stop-early val_worst_class or val_accuracy"
             )
 
 

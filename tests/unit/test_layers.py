@@ -18,6 +18,7 @@ LAYERS = (
     ("config", "dotted", "schema", "registry", "rng", "io"),
     ("nn", "metrics", "attribution", "data", "backbone", "checkpoint", "lease", "zoo"),
     ("method", "dataset", "inference"),
+    ("image_dataset",),
     ("methods", "datasets"),
     ("costs", "resolve"),
     ("engine",),

@@ -132,7 +132,7 @@ def test_plugin_classes_can_be_pickled(tmp_path: Path) -> None:
         ("import no_such_module\n", "failed to load: ModuleNotFoundError: No module named 'no_such_module'"),
         ("def broken(:\n", "failed to load: SyntaxError"),
         ("1 / 0\n", "failed to load: ZeroDivisionError"),
-        ("x = 1\n", "exports nothing: define METHOD, METHODS, DATASET or DATASETS"),
+        ("x = 1\n", "exports nothing: define METHOD, METHODS, DATASET, DATASETS or TRANSFORM"),
         ("METHOD = 3\n", "'bad' must be a subclass of BaseMethod, not 3"),
         ("METHODS = ['erm']\n", "METHODS must be a dict of names, not list"),
         ("METHODS = {'a': int}\n", "'a' must be a subclass of BaseMethod"),
