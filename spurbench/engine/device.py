@@ -1,13 +1,16 @@
 """The few places where devices differ."""
 
+import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
+from spurbench.config import RunConfig
 from spurbench.errors import ConfigError
 
-__all__ = ["choose_device", "device_name", "peak_memory_bytes", "synchronize"]
+__all__ = ["choose_device", "device_name", "peak_memory_bytes", "run_threads", "synchronize"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,6 +51,18 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def run_threads(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """The run's number of threads; the next run in this process gets the machine's default back."""
+    default = torch.get_num_threads()
+    if config.train.num_threads is not None and device.type == "cpu":
+        torch.set_num_threads(config.train.num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(default)
 
 
 def synchronize(device: torch.device) -> None:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spurbench.attribution.registry import ATTRIBUTIONS
-from spurbench.config import AttributionName, RunConfig
-from spurbench.data.cache import Frames
+from spurbench.config import AttributionName, InputConfig, RunConfig
+from spurbench.data.cache import Frames, load_frames
 from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks, gather
-from spurbench.dataset import DatasetInfo
+from spurbench.dataset import Dataset, DatasetInfo, content_key
 from spurbench.engine.observer import Observer
 from spurbench.engine.stop import StopFlag
 from spurbench.errors import ConfigError
@@ -21,7 +22,7 @@ from spurbench.metrics.erasure import Erased, ErasureCounts, Fill, count_erasure
 from spurbench.metrics.group import GroupCounts, group_counts
 from spurbench.types import Prediction
 
-__all__ = ["Measurement", "Scorer", "SplitArrays"]
+__all__ = ["Measurement", "Scorer", "SplitArrays", "load_split", "object_regions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,28 @@ class SplitArrays:
     def groups_or_classes(self) -> Tensor:
         """int64 [n]: groups, or classes where the dataset has no attribute."""
         return self.y if self.group is None else self.group
+
+
+def load_split(
+    dataset: Dataset, name: str, *, resize: int, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> SplitArrays:
+    """A split of an opened dataset, its frames from the cache; see ``load_frames`` for arguments and errors."""
+    split = dataset.split(name)
+    frames = load_frames(
+        split, key=content_key(dataset, name), resize=resize, folder=cache, progress=progress
+    )  # fmt: skip
+    return SplitArrays(name=name, frames=frames, y=split.y, group=split.group)
+
+
+def object_regions(frames: Frames, positions: Tensor, geometry: InputConfig, device: torch.device) -> dict[str, Tensor]:
+    """Where the object is in evaluation geometry, bool [B, S, S], by what tells it: ``mask``, ``box``, or neither."""
+    regions = {}
+    if frames.masks is not None:
+        regions["mask"] = evaluation_masks(frames.masks[positions], geometry).to(device)
+    if frames.boxes is not None:
+        boxes = evaluation_boxes(frames.boxes[positions], geometry)
+        regions["box"] = boxes_to_region(boxes.to(device), geometry.image_size)
+    return regions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,11 +110,15 @@ class Scorer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def probe(self, model: nn.Module, arrays: SplitArrays) -> None:
-        """Refuse before training what could not be measured after it.
+        """Refuse before training what could not be measured after it; runs that differ in their seed are asked once.
 
         Raises:
             ConfigError: the model takes no images of this size, or an attribution does not fit it.
         """
+        has_regions = _Energies(self.config, arrays).has_regions
+        setting = (self.config.model_dump_json(exclude={"seed"}), self.device.type, has_regions)
+        if setting in _probed:
+            return
         model.eval()
         frames = arrays.frames.images[:1].to(self.device)
         images = evaluation_images(frames, self.config.input, self.mean, self.std)
@@ -106,9 +133,7 @@ class Scorer:
                 f"backbone {self.config.backbone.name} does not take images of {size} px: {error}; "
                 "choose its size with --set input.image_size=N --set input.resize=N"
             ) from error
-        if not _Energies(self.config, arrays).has_regions:
-            return
-        for name in self.config.evaluation.attributions:
+        for name in self.config.evaluation.attributions if has_regions else ():
             try:
                 self._attribute(name, model, images, arrays.y[:1])
             except (ValueError, RuntimeError) as error:
@@ -117,6 +142,7 @@ class Scorer:
                     f"{self.config.backbone.name}: {error}; leave it out with --set "
                     f"evaluation.attributions=[{','.join(a for a in self.config.evaluation.attributions if a != name)}]"
                 ) from error
+        _probed.add(setting)
 
     @torch.inference_mode()
     def count(self, model: nn.Module, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts, list[float]]:
@@ -197,6 +223,10 @@ class Scorer:
         )
 
 
+_probed: set[tuple[str, str, bool]] = set()
+"""Settings that can be measured, in this process."""
+
+
 class _Energies:
     """EPG of several attribution sources against mask and box regions, batch by batch."""
 
@@ -213,21 +243,13 @@ class _Energies:
         """Maps of one batch; masks are enlarged by nearest neighbour, attributions as they ask."""
         attribution = ATTRIBUTIONS.get(source)
         resize: Resize = "nearest" if attribution is None else attribution.resize
-        for region, inside in self._regions(positions, maps_Bhw.device).items():
+        regions = object_regions(self.frames, positions, self.config.input, maps_Bhw.device)
+        for region, inside in regions.items():
             self._values.setdefault((source, region), []).append(epg(maps_Bhw, inside, resize))
 
     def values(self) -> dict[tuple[str, str], EPGValues]:
         """Per image, by (source, region)."""
         return {key: EPGValues.cat(batches) for key, batches in self._values.items()}
-
-    def _regions(self, positions: Tensor, device: torch.device) -> dict[str, Tensor]:
-        regions = {}
-        if self.frames.masks is not None:
-            regions["mask"] = evaluation_masks(self.frames.masks[positions], self.config.input).to(device)
-        if self.frames.boxes is not None:
-            boxes = evaluation_boxes(self.frames.boxes[positions], self.config.input)
-            regions["box"] = boxes_to_region(boxes.to(device), self.config.input.image_size)
-        return regions
 
 
 class _Erasure:

@@ -2,15 +2,20 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import spurbench
+from spurbench.engine.device import device_name
 
-__all__ = ["git_state", "now_utc", "versions_json"]
+__all__ = ["git_state", "now_utc", "this_machine", "versions_json"]
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy")
 
@@ -18,6 +23,20 @@ _LIBRARIES = ("torch", "torchvision", "timm", "numpy")
 def now_utc() -> str:
     """The current time, ISO 8601 with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def this_machine(device: torch.device) -> dict[str, Any]:
+    """Where and with which code something is measured now; columns of a record's ``machine``."""
+    commit, dirty = git_state()
+    return {
+        "host": os.uname().nodename,
+        "device": device.type,
+        "device_name": device_name(device),
+        "versions_json": versions_json(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "finished_at": now_utc(),
+    }
 
 
 @cache
