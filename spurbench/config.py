@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -194,8 +194,8 @@ class RunPaths(Frozen):
     """Folder that holds ``runs/<run_id>/``."""
     data_root: Path | None = None
     """Folder below which datasets lie."""
-    cache: Path
-    """Folder of decoded images, shared by all runs on a machine."""
+    cache: Path | None
+    """Folder of decoded images, shared by all runs on a machine; None: decode whenever an image is needed."""
     dataset_path: Path | None = None
     """The folder itself, for a dataset given as a path."""
     weights_path: Path | None = None
@@ -226,20 +226,51 @@ def explain_validation(error: ValidationError, section: str, known: Mapping[str,
         else:
             # A rule between fields has their whole section as its input.
             value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
-            told.setdefault((path, value), []).append(problem["msg"].removeprefix("Value error, "))
+            told.setdefault((path, value), []).append(
+                _in_words(problem["type"], problem["msg"], problem.get("ctx", {}))
+            )
     lines += [f"{path}: {'; or: '.join(messages)}{value}" for (path, value), messages in told.items()]
     return ConfigError("\n".join(lines))
 
 
+_WORDS = {
+    "missing": "is missing",
+    "list_type": "must be a list, such as [a, b]",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must hold options, such as {{name: value}}",
+    "model_type": "must hold options, such as {{name: value}}",
+    "model_attributes_type": "must hold options, such as {{name: value}}",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "too_short": "needs at least {min_length}",
+}
+"""What is said of a problem, by pydantic's name for it; the rest is told in pydantic's words."""
+
+
+def _in_words(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context)
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
 def _without_branches(location: tuple[int | str, ...], known: Mapping[str, Any]) -> tuple[int | str, ...]:
     """The path of the field itself: below a field that takes several types pydantic adds the name of each type."""
+    location = tuple(part for part in location if not (isinstance(part, str) and "[" in part))
     for end in range(len(location)):
         if (
             not _fields_at(location[: end + 1], known)
             and isinstance(location[end], str)
             and location[end] in (_fields_at(location[:end], known))
         ):
-            return (*location[: end + 1], *(part for part in location[end + 1 :] if isinstance(part, int)))
+            keys = 1 if get_origin(_fields_at(location[:end], known)[str(location[end])].annotation) is dict else 0
+            kept = end + 1 + keys
+            return (*location[:kept], *(part for part in location[kept:] if isinstance(part, int)))
     return location
 
 

@@ -152,7 +152,8 @@ def dataset_entry(name: str, plugins: tuple[Path, ...] = ()) -> tuple[DatasetSpe
 
     Either may be followed by transforms: ``waterbirds100+peripheral``, ``data/my_birds+peripheral``.
     """
-    base, changes = name, []
+    base = name
+    changes: list[str] = []
     while "+" in base and not Path(base).expanduser().is_dir():
         base, _, change = base.rpartition("+")
         changes.insert(0, change)

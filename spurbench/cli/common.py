@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ __all__ = ["cache_folder", "overrides_of", "paths_of", "plugins_of", "print_json
 
 def paths_of(options: argparse.Namespace) -> RunPaths:
     """Where things lie, from flags and environment."""
+    no_cache = getattr(options, "no_cache", False)
+    if no_cache:
+        print("no cache: images are decoded by threads whenever they are needed", file=sys.stderr)
     return RunPaths(
         results=Path(options.results_root).expanduser(),
         data_root=None if options.data_root is None else Path(options.data_root).expanduser(),
-        cache=cache_folder(),
+        cache=None if no_cache else cache_folder(),
     )
 
 

@@ -342,6 +342,10 @@ def _where(parser: argparse.ArgumentParser) -> None:
         "--data-root", "--data-dir", "--root-dir", default=os.environ.get("SPURBENCH_DATA"), metavar="DIR",
         help="folder below which datasets lie (default: $SPURBENCH_DATA)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-cache", action="store_true",
+        help="decode images whenever they are needed, for sets too large to be stored decoded; equal numbers",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
 
 

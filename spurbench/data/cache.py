@@ -34,13 +34,14 @@ from spurbench.data.decoding import (
     mixed_masks,
     single_threaded_operations,
 )
+from spurbench.data.ondemand import MAX_THREADS, DecodedRows, Decoder, Rows
 from spurbench.errors import DataError
 from spurbench.io import read_json, write_json
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["CACHE_VERSION", "Frames", "load_frames"]
+__all__ = ["CACHE_VERSION", "Frames", "frame_bytes", "load_frames", "readable_size"]
 
 logger = getLogger(__name__)
 
@@ -52,18 +53,16 @@ IMAGES = "images.u8"
 MASKS = "masks.u8"
 BOXES = "boxes.f32"
 
-MAX_THREADS = 32
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
     """A split squashed to R x R, in split order. Read only: writing to the mapped arrays kills the process."""
 
-    images: Tensor
+    images: Rows
     """uint8 [N, R, R, 3], RGB."""
-    masks: Tensor | None
+    masks: Rows | None
     """uint8 [N, R, R], 1 on the foreground object; None when the split has no masks."""
-    boxes: Tensor | None
+    boxes: Rows | None
     """float32 [N, K, 4], xyxy in frame pixels, padded with NaN; None when the split has no boxes."""
 
 
@@ -72,7 +71,8 @@ def load_frames(
     *,
     key: str,
     resize: int,
-    folder: Path,
+    folder: Path | None,
+    has_boxes: bool = True,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> Frames:
@@ -83,7 +83,9 @@ def load_frames(
         key: Says which images these are. Equal keys must mean equal images, masks, boxes and order.
         resize: R. Images are squashed with the antialiased bilinear filter of ``torchvision.transforms.Resize((R, R))``
             on PIL images, masks by nearest neighbour.
-        folder: Where caches lie; may be shared by processes and users.
+        folder: Where caches lie; may be shared by processes and users. None: nothing is stored, and frames are decoded
+            whenever they are asked for.
+        has_boxes: Whether the split may have boxes; only asked where nothing is stored.
         progress: Called with (samples done, all samples) while this process builds.
         threads: Decoding threads; one per available core by default.
 
@@ -91,12 +93,14 @@ def load_frames(
         DataError: a sample is damaged (the split's own error, unchanged), only some samples have a mask, or the cache
             cannot be written. No cache is left behind.
     """
+    if folder is None:
+        return _without_cache(split, resize, has_boxes, threads)
     target = folder / _directory_name(key, resize)
     identity = {"cache_version": CACHE_VERSION, "key": key, "resize": resize, "number": len(split)}
     frames = _open(target, identity)
     if frames is not None:
         return frames
-    needed = _num_bytes(len(split), resize, masks=False)
+    needed = frame_bytes(len(split), resize, masks=False)
     with _writing(folder, needed):
         folder.mkdir(parents=True, exist_ok=True)
     _check_space(folder, needed)
@@ -111,6 +115,15 @@ def load_frames(
     if frames is None:
         raise DataError(f"{target}: the image cache was written but cannot be read back; is something deleting it?")
     return frames
+
+
+def _without_cache(split: Samples, resize: int, has_boxes: bool, threads: int | None) -> Frames:
+    decoder = Decoder(split, resize, threads)
+    return Frames(
+        images=DecodedRows(decoder, "images"),
+        masks=DecodedRows(decoder, "masks") if decoder.has_masks else None,
+        boxes=DecodedRows(decoder, "boxes") if has_boxes else None,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -178,7 +191,7 @@ def _build(
     threads: int,
 ) -> None:
     """Write a cache beside ``target`` and move it there."""
-    needed = _num_bytes(identity["number"], identity["resize"], masks=False)
+    needed = frame_bytes(identity["number"], identity["resize"], masks=False)
     temporary = _temporary(target)
     chunks = decode_in_order(split, identity["resize"], threads)
     try:
@@ -203,7 +216,7 @@ def _write_arrays(
     """Write all arrays in order, to the disk itself, and return their shapes."""
     boxes: list[Floats | None] = []
     has_masks: bool | None = None
-    needed = _num_bytes(number, resize, masks=False)
+    needed = frame_bytes(number, resize, masks=False)
     with contextlib.ExitStack() as stack:
         with _writing(temporary.parent, needed):
             images_file = stack.enter_context((temporary / IMAGES).open("wb"))
@@ -211,7 +224,7 @@ def _write_arrays(
         for chunk in chunks:
             if has_masks is None:  # the first chunk tells
                 has_masks = chunk.masks is not None
-                needed = _num_bytes(number, resize, masks=has_masks)
+                needed = frame_bytes(number, resize, masks=has_masks)
                 _check_space(temporary.parent, needed)
             if (chunk.masks is not None) != has_masks:
                 raise mixed_masks(len(boxes), len(boxes) + len(chunk.images))
@@ -337,7 +350,7 @@ else:
 # ------------------------------------------------------------------------------------------------------------ space
 
 
-def _num_bytes(number: int, resize: int, *, masks: bool) -> int:
+def frame_bytes(number: int, resize: int, *, masks: bool) -> int:
     """Bytes of the images, and of the masks if there are any; boxes are negligible."""
     return number * resize * resize * (4 if masks else 3)
 
@@ -346,7 +359,7 @@ def _check_space(folder: Path, needed: int) -> None:
     """Fail before an hour of decoding rather than after it."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError(_cannot_write(folder, needed, f"only {_readable(free)} are free"))
+        raise DataError(_cannot_write(folder, needed, f"only {readable_size(free)} are free"))
 
 
 @contextlib.contextmanager
@@ -360,10 +373,11 @@ def _writing(folder: Path, needed: int) -> Iterator[None]:
 
 def _cannot_write(folder: Path, needed: int, reason: str) -> str:
     return (
-        f"cannot write the image cache to {folder}, which needs {needed:,} bytes ({_readable(needed)}): {reason}; "
+        f"cannot write the image cache to {folder}, which needs {needed:,} bytes ({readable_size(needed)}): {reason}; "
         "set $SPURBENCH_CACHE to a folder with room for it"
     )
 
 
-def _readable(num_bytes: int) -> str:
+def readable_size(num_bytes: int) -> str:
+    """``"3.1 GiB"`` or ``"12.0 MiB"``."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

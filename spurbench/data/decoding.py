@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +25,10 @@ __all__ = [
     "Samples",
     "available_cores",
     "decode_in_order",
+    "decode_samples",
     "mixed_masks",
     "single_threaded_operations",
+    "squash_image",
 ]
 
 CHUNK = 16
@@ -57,14 +59,18 @@ class Chunk:
     """[n, 4] per sample, in frame pixels."""
 
 
-def _decode_chunk(split: Samples, resize: int, start: int) -> Chunk:
-    """Samples ``start`` to ``start + CHUNK``, or to the end."""
-    samples = [split[index] for index in range(start, min(start + CHUNK, len(split)))]
+def decode_samples(split: Samples, resize: int, indices: Sequence[int]) -> Chunk:
+    """These samples, at least one, decoded by this thread.
+
+    Raises:
+        DataError: a damaged sample, or masks for some only.
+    """
+    samples = [split[index] for index in indices]
     masks = [sample.mask for sample in samples if sample.mask is not None]
     if masks and len(masks) < len(samples):
-        raise mixed_masks(start, start + len(samples))
+        raise mixed_masks(indices[0], indices[-1] + 1)
     return Chunk(
-        images=np.stack([_squash_image(sample.image, resize) for sample in samples]),
+        images=np.stack([squash_image(sample.image, resize) for sample in samples]),
         masks=np.stack([_squash_mask(mask, resize) for mask in masks]) if masks else None,
         boxes=[None if s.boxes is None else _squash_boxes(s.boxes, s.image, resize) for s in samples],
     )
@@ -78,7 +84,8 @@ def mixed_masks(start: int, stop: int) -> DataError:
     )
 
 
-def _squash_image(image_3HW: Tensor, resize: int) -> Bytes:
+def squash_image(image_3HW: Tensor, resize: int) -> Bytes:
+    """A uint8 image [3, H, W] as a frame [R, R, 3]: the aspect ratio is not kept."""
     pixels_HW3: Bytes = np.ascontiguousarray(image_3HW.permute(1, 2, 0).numpy())
     if pixels_HW3.shape[:2] == (resize, resize):
         return pixels_HW3
@@ -100,12 +107,12 @@ def _squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
 
 def decode_in_order(split: Samples, resize: int, threads: int) -> Generator[Chunk, None, None]:
     """All chunks, first to last; decoded ahead, but never more than a few per thread are in memory."""
-    decode = partial(_decode_chunk, split, resize)
+    decode = partial(decode_samples, split, resize)
     pending: deque[Future[Chunk]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for start in range(0, len(split), CHUNK):
-            pending.append(pool.submit(decode, start))
+            pending.append(pool.submit(decode, range(start, min(start + CHUNK, len(split)))))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         while pending:

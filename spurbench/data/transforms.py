@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spurbench.config import InputConfig
+from spurbench.data.ondemand import Rows
 
 __all__ = [
     "Crops",
@@ -59,8 +60,10 @@ class Crops:
     """bool [B]."""
 
 
-def gather(rows: Tensor, index: Tensor) -> Tensor:
+def gather(rows: Rows, index: Tensor) -> Tensor:
     """A copy of some rows of an array, [N, ...] and int64 [B] -> [B, ...], both on one device."""
+    if not isinstance(rows, Tensor):
+        return rows[index]
     out = _empty((len(index), *rows.shape[1:]), rows.dtype, rows.device)
     return torch.index_select(rows, 0, index, out=out)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spurbench.config import InputConfig
 from spurbench.data.cache import Frames
+from spurbench.data.ondemand import Rows, announce
 from spurbench.data.transforms import (
     Crops,
     apply_crops,
@@ -29,6 +30,9 @@ from spurbench.rng import generator
 from spurbench.types import Access, Batch, GroupedBatch, Part, RegionBatch
 
 __all__ = ["BatchSampler", "Columns", "ImageMap", "LoaderSettings", "View", "make_view"]
+
+AHEAD = 2
+"""Batches that are decoded ahead where there is no cache."""
 
 ImageMap = Callable[[Tensor, Tensor], Tensor]
 """(uint8 [B, R, R, 3] frames, int64 [B] index) -> uint8 frames of the same shape, on the same device."""
@@ -47,7 +51,7 @@ class Columns:
 
     y: Tensor | None
     group: Tensor | None
-    masks: Tensor | None
+    masks: Rows | None
     """uint8 [N, R, R], only with ``REGIONS``."""
 
 
@@ -75,7 +79,7 @@ class View:
     index: Tensor
     """int64 [n], positions in the split."""
     settings: LoaderSettings
-    _frames: Tensor
+    _frames: Rows
     _columns: Columns
     _weight: Tensor | None = None
     """float32 [N of the split], by sample index."""
@@ -164,8 +168,11 @@ class View:
         Args:
             cut: from the size of a batch to what of it is wanted; None: all.
         """
-        for step, positions in enumerate(self._order(shuffle)):
+        order = self._order(shuffle)
+        for step, positions in enumerate(order):
             if step >= start:
+                for following in order[step : step + 1 + AHEAD]:
+                    announce(self._frames, _cut(following, cut(len(following))))
                 part = cut(len(positions))
                 yield self._batch(positions, step, augment, part), part
 
@@ -185,7 +192,7 @@ class View:
     def _batch(self, positions: Tensor, step: int, augment: bool, part: Part | None) -> Batch:
         settings = self.settings
         size = len(positions)
-        positions = positions if part is None else positions[part.rows]
+        positions = _cut(positions, part)
         device = settings.device
         frames = _gather(self._frames, positions, device)
         if self._image_map is not None:
@@ -250,12 +257,16 @@ def make_view(
     )
 
 
+def _cut(positions: Tensor, part: Part | None) -> Tensor:
+    return positions if part is None else positions[part.rows]
+
+
 def _rows_of(crops: Crops, rows: slice) -> Crops:
     return Crops(**{field.name: getattr(crops, field.name)[rows] for field in dataclasses.fields(crops)})
 
 
-def _gather(frames: Tensor, positions: Tensor, device: torch.device) -> Tensor:
-    """Rows of a memory-mapped or device-resident array, on the device."""
+def _gather(frames: Rows, positions: Tensor, device: torch.device) -> Tensor:
+    """Rows of a memory-mapped, device-resident or not yet decoded array, on the device."""
     if frames.device == device and device.type != "cpu":
         return frames[positions.to(device, non_blocking=True)]
     return _to(gather(frames, positions), device)

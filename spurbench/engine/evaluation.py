@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spurbench.attribution.registry import ATTRIBUTIONS
 from spurbench.config import AttributionName, InputConfig, RunConfig
 from spurbench.data.cache import Frames, load_frames
+from spurbench.data.ondemand import announce
 from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks, gather
 from spurbench.dataset import Dataset, DatasetInfo, content_key
 from spurbench.engine.observer import Observer
@@ -40,13 +41,23 @@ class SplitArrays:
 
 
 def load_split(
-    dataset: Dataset, name: str, *, resize: int, cache: Path, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    name: str,
+    *,
+    resize: int,
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SplitArrays:
     """A split of an opened dataset, its frames from the cache; see ``load_frames`` for arguments and errors."""
     split = dataset.split(name)
     frames = load_frames(
-        split, key=content_key(dataset, name), resize=resize, folder=cache, progress=progress
-    )  # fmt: skip
+        split,
+        key=content_key(dataset, name),
+        resize=resize,
+        folder=cache,
+        has_boxes=dataset.info.has_boxes,
+        progress=progress,
+    )
     return SplitArrays(name=name, frames=frames, y=split.y, group=split.group)
 
 
@@ -93,8 +104,12 @@ class Scorer:
 
     def batches(self, arrays: SplitArrays) -> Iterator[tuple[Tensor, Tensor]]:
         """(positions, images) over a whole split in order, in evaluation geometry."""
-        for positions in torch.split(torch.arange(len(arrays.y)), self.config.evaluation.batch_size):
-            frames = gather(arrays.frames.images, positions).to(self.device, non_blocking=True)
+        rows = arrays.frames.images
+        batches = torch.split(torch.arange(len(arrays.y)), self.config.evaluation.batch_size)
+        for number, positions in enumerate(batches):
+            for following in batches[number : number + 2]:
+                announce(rows, following)
+            frames = gather(rows, positions).to(self.device, non_blocking=True)
             images = evaluation_images(
                 frames, self.config.input, self.mean, self.std, channels_last=self.config.train.channels_last
             )
@@ -116,7 +131,7 @@ class Scorer:
             ConfigError: the model takes no images of this size, or an attribution does not fit it.
         """
         has_regions = _Energies(self.config, arrays).has_regions
-        setting = (self.config.model_dump_json(exclude={"seed"}), self.device.type, has_regions)
+        setting = (type(self.method), self.config.model_dump_json(exclude={"seed"}), self.device.type, has_regions)
         if setting in _probed:
             return
         model.eval()
@@ -223,7 +238,7 @@ class Scorer:
         )
 
 
-_probed: set[tuple[str, str, bool]] = set()
+_probed: set[tuple[type[BaseMethod[Any]], str, str, bool]] = set()
 """Settings that can be measured, in this process."""
 
 

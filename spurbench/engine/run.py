@@ -13,6 +13,7 @@ import torch
 
 from spurbench.backbone import require_weights
 from spurbench.config import RunConfig, RunPaths
+from spurbench.data.cache import frame_bytes, readable_size
 from spurbench.data.view import LoaderSettings, make_view
 from spurbench.dataset import Dataset, find_dataset
 from spurbench.engine.device import peak_memory_bytes, run_threads
@@ -294,15 +295,18 @@ def _train(job: _Job, dataset: Dataset) -> Trainer:
 
 def _load_split(job: _Job, dataset: Dataset, name: str) -> SplitArrays:
     shown = 0.0
+    resize = job.config.input.resize
+    size = frame_bytes(len(dataset.split(name)), resize, masks=dataset.info.has_masks)
+    label = f"decoding {name}, {readable_size(size)}"
 
     def progress(done: int, total: int) -> None:
         nonlocal shown
         job.stop.check()
         if time.monotonic() - shown > 0.2 or done == total:
             shown = time.monotonic()
-            job.observer.progress(f"decoding {name}", done, total, {})
+            job.observer.progress(label, done, total, {})
 
-    return load_split(dataset, name, resize=job.config.input.resize, cache=job.paths.cache, progress=progress)
+    return load_split(dataset, name, resize=resize, cache=job.paths.cache, progress=progress)
 
 
 def _check_access(job: _Job, dataset: Dataset) -> None:

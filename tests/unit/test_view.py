@@ -436,6 +436,7 @@ def run_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[S
             registry.add(Entry("toy", DatasetSpec(info=ToyDataset.info, open=lambda root: ToyDataset()), "here"))
         return registry
 
+    monkeypatch.setattr("spurbench.dataset.load_registry", with_toys)
     monkeypatch.setattr("spurbench.resolve.load_registry", with_toys)
     monkeypatch.setattr(engine_run, "load_registry", with_toys)
 
