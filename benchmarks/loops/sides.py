@@ -1,0 +1,111 @@
+"""Starting loops and talking to them, for the scripts that compare tools."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Side", "add_flags", "sides_of"]
+
+LOOPS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Side:
+    """A tool, the way it is run, and where."""
+
+    tool: str
+    mode: str
+    python: str
+    checkout: str | None
+
+    @property
+    def name(self) -> str:
+        """``"spuco-default"``."""
+        return f"{self.tool}-{self.mode}"
+
+    def start(self, folder: Path, scratch: Path, options: argparse.Namespace) -> "subprocess.Popen[str]":
+        """A process that waits for its turns; see ``turns.take_turns``."""
+        flags = {
+            "--data": folder,
+            "--scratch": scratch,
+            "--backbone": options.backbone,
+            "--image-size": options.image_size,
+            "--batch-size": options.batch_size,
+            "--workers": options.workers,
+            "--threads": options.threads,
+            "--mode": self.mode,
+            **({"--peer": self.checkout} if self.checkout else {}),
+        }
+        script = str(LOOPS / f"{self.tool}_loop.py")
+        command = [self.python, script, *(str(part) for pair in flags.items() for part in pair)]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+        )
+
+
+def ask(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Let a loop train one round and wait for its answer."""
+    tell(process)
+    found: dict[str, Any] = json.loads(hear(process))
+    return found
+
+
+def tell(process: "subprocess.Popen[str]") -> None:
+    """Let a loop train one round."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def hear(process: "subprocess.Popen[str]") -> str:
+    """The next line that a loop says."""
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line:
+        command = " ".join(map(str, process.args))  # type: ignore[arg-type]
+        raise SystemExit(f"a loop ended with exit code {process.wait()}; run it by hand to see why: {command}")
+    return line
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """No more turns; wait for the process."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(120)
+
+
+def add_flags(parser: argparse.ArgumentParser, *, images: int) -> None:
+    """Flags of all comparisons."""
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON[:CHECKOUT]",
+        help="spuco, domainbed or subpopbench, with the interpreter of its environment",
+    )  # fmt: skip
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=images, help="JPEGs to write; 8 of them are not for training")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of every matched side")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+
+
+def sides_of(options: argparse.Namespace, modes: tuple[str, ...] = ("default", "matched")) -> list[Side]:
+    """All sides, ours first."""
+    tools: list[tuple[str, str, str | None]] = [("spurbench", sys.executable, None)]
+    for text in options.peer:
+        name, _, rest = text.partition("=")
+        python, _, checkout = rest.partition(":")
+        if not (LOOPS / f"{name}_loop.py").is_file() or not Path(python).is_file():
+            raise SystemExit(f"--peer {text}: give a known name (spuco, domainbed, subpopbench) and its python")
+        tools.append((name, python, checkout or None))
+    return [Side(tool, mode, python, checkout) for tool, python, checkout in tools for mode in modes]
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags for the record, without this machine's paths."""
+    return vars(options) | {"peer": [text.partition("=")[0] for text in options.peer]}

@@ -1,0 +1,121 @@
+"""Memory of one run and of four at once, beside other suites' loops on the same folder.
+
+The sum over all processes of a side of their proportional set size (a page that n processes map counts 1/n in each), at
+its highest while every loop trains one round. What four runs take beyond one is what a run costs once the first is
+there: spurbench's decoded frames are pages of one file, so they are not among it.
+
+    python benchmarks/memory.py --peer spuco=/path/to/its/python --json > benchmarks/results/memory_cpu.json
+"""
+
+import argparse
+import contextlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+from input_path import write_jpegs
+from loops.sides import Side, add_flags, end, hear, settings_of, sides_of, tell
+
+
+def main() -> None:
+    """Measure every side alone and four times at once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser, images=1208)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    peaks: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_jpegs(Path(name) / "birds", options.images)
+        for repeat in range(options.repeats):
+            for side in sides_of(options, modes=("default",)):
+                for count in (1, options.runs):
+                    found = peak_mb(side, count, folder, Path(name), options)
+                    peaks.setdefault(side.name, {}).setdefault(str(count), []).append(found)
+                    print(
+                        f"repeat {repeat + 1}/{options.repeats} {side.name}, {count} at once: {found:,.0f} MB",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+    frames = (options.images - 8) * round(options.image_size * 256 / 224) ** 2 * 3 / 1e6
+    document = {
+        "peak_mb": peaks,
+        "frames_mb": frames,
+        "settings": settings_of(options),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if options.json:
+        print(json.dumps(document, indent=1))
+        return
+    for side_name, by_count in peaks.items():
+        one, several = (sorted(values)[len(values) // 2] for values in by_count.values())
+        each = (several - one) / (options.runs - 1)
+        print(f"{side_name:20} 1: {one:7,.0f} MB, {options.runs}: {several:7,.0f} MB, each further {each:7,.0f} MB")
+
+
+def peak_mb(side: Side, count: int, folder: Path, scratch: Path, options: argparse.Namespace) -> float:
+    """The highest sum while ``count`` loops train one round side by side."""
+    loops = [side.start(folder, scratch / f"{side.name}", options) for _ in range(count)]
+    try:
+        for loop in loops:
+            hear(loop)
+        watched = Watch(loops)
+        with watched:
+            for loop in loops:
+                tell(loop)
+            for loop in loops:
+                hear(loop)
+        return watched.peak
+    finally:
+        for loop in loops:
+            end(loop)
+
+
+class Watch:
+    """Adds up memory while its block runs."""
+
+    def __init__(self, loops: "list[subprocess.Popen[str]]") -> None:
+        self.loops, self.peak, self._done = loops, 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.is_set():
+            self.peak = max(self.peak, sum(proportional_mb(pid) for loop in self.loops for pid in family(loop.pid)))
+            time.sleep(0.25)
+
+
+def family(pid: int) -> list[int]:
+    """A process with all below it."""
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += family(int(child))
+    return found
+
+
+def proportional_mb(pid: int) -> float:
+    """Its proportional set size; 0 for a process that has just ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+if __name__ == "__main__":
+    main()
