@@ -3,22 +3,30 @@
 A loader's own file says where the files of its set lie and what they mean; it ends in ``open_records``.
 """
 
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
 
+from spurbench.data.image_files import ExistingFiles
 from spurbench.data.image_set import ImageRecord, ImageSet, ImageSplit, MaskReader
-from spurbench.dataset import DatasetInfo
+from spurbench.dataset import Dataset, DatasetInfo, SplitData
 from spurbench.errors import DataError, DataMissing
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageDataset",
+    "add_masks",
     "find_folder",
+    "hold_out_val",
     "list_images",
+    "list_records",
+    "name_order",
     "open_records",
+    "require_files",
     "subfolders",
     "warn_about_counts",
 ]
@@ -110,7 +118,11 @@ def find_folder(
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Image files directly in ``folder``, sorted by name, so that no order of a file system gets into a split."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.lower().endswith(tuple(suffixes)))
+        names = sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(tuple(suffixes)) and not entry.name.startswith(".")  # macOS leaves ._1.jpg
+        )
     return [folder / name for name in names]
 
 
@@ -121,7 +133,87 @@ def subfolders(folder: Path) -> Iterator[Path]:
     return (folder / name for name in names)
 
 
-def warn_about_counts(dataset: ImageDataset, folder: Path) -> None:
+def require_files(records: Sequence[ImageRecord]) -> None:
+    """Check that the images and masks of records that a table names are there, by one listing per folder.
+
+    Raises:
+        DataError: files are missing; says how many, and which rows name the first of them.
+    """
+    existing = ExistingFiles()
+    for what in ("images", "masks"):
+        named = [(record, record.path if what == "images" else record.mask) for record in records]
+        missing = [(record, path) for record, path in named if path is not None and path not in existing]
+        if missing:
+            shown = "; ".join(f"{path} ({record.where})" for record, path in missing[:NUM_SHOWN])
+            raise DataError(
+                f"{len(missing):,} of {len(named):,} listed {what} are missing, the first: {shown}; "
+                "was the archive unpacked completely?"
+            )
+
+
+NUM_SHOWN = 3
+"""Missing files that an error lists by name."""
+
+
+def list_records(base: Path, below: str, *, split: str, y: int, attribute: int | None = None) -> list[ImageRecord]:
+    """A record for every image in the folder ``below`` a set's folder ``base``; none where it does not exist."""
+    folder = base / below
+    if not folder.is_dir():
+        return []
+    return [
+        ImageRecord(where=str(folder), path=path, key=f"{below}/{path.name}", split=split, y=y, attribute=attribute)
+        for path in list_images(folder)
+    ]
+
+
+def name_order(key: str) -> bytes:
+    """Sorting by this shuffles names in an order that is the same everywhere and for ever: that of their sha256.
+
+    For draws that published code leaves to the order of a file system or to an unseeded generator. A file more or less
+    moves no other.
+    """
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def hold_out_val(records: Sequence[ImageRecord], *, share: float = 0.2, most: int | None = None) -> list[ImageRecord]:
+    """Moves ``share`` of every training group to ``val``, for sets that are published without one.
+
+    Of each group (class where there is no attribute) the first in ``name_order`` of their keys go, rounded down, and
+    not more than ``most``. The order of the records stays.
+    """
+    groups: dict[tuple[int, int | None], list[str]] = defaultdict(list)
+    for record in records:
+        if record.split == "train":
+            groups[record.y, record.attribute].append(record.key)
+    held_out = {
+        key
+        for keys in groups.values()
+        for key in sorted(keys, key=name_order)[: int(share * len(keys) + 1e-9)][:most]  # 0.29 * 100 is below 29
+    }
+    return [replace(r, split="val") if r.split == "train" and r.key in held_out else r for r in records]
+
+
+def add_masks(records: Sequence[ImageRecord], mask_of: Callable[[ImageRecord], Path]) -> list[ImageRecord]:
+    """The records with the masks that ``mask_of`` names, or unchanged when not one of those files is there.
+
+    Raises:
+        DataError: some masks are there and others are missing.
+    """
+    existing = ExistingFiles()
+    masks = [mask_of(record) for record in records]
+    missing = [position for position, mask in enumerate(masks) if mask not in existing]
+    if len(missing) == len(masks):
+        return list(records)
+    if missing:
+        first = missing[0]
+        raise DataError(
+            f"{len(missing):,} of {len(masks):,} masks are missing, the first: {masks[first]} (of "
+            f"{records[first].path}); unpack them again, or move all masks away to go without"
+        )
+    return [replace(record, mask=mask) for record, mask in zip(records, masks, strict=True)]
+
+
+def warn_about_counts(dataset: Dataset, folder: Path) -> None:
     """Log one warning when the numbers of samples differ from the published ones."""
     info = dataset.info
     differences = []
@@ -144,7 +236,7 @@ MAX_NAMED = 16
 """Groups that a warning lists by name."""
 
 
-def _counts(split: ImageSplit, info: DatasetInfo, length: int) -> tuple[int, ...]:
+def _counts(split: SplitData, info: DatasetInfo, length: int) -> tuple[int, ...]:
     """Samples per group, or in all where only the total is published."""
     if length == 1:
         return (len(split),)

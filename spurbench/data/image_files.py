@@ -16,7 +16,17 @@ from pathlib import Path, PurePosixPath
 from spurbench.data.image_table import BOX_COLUMNS, MASK_COLUMN, Box, Table, read_text
 from spurbench.errors import DataError
 
-__all__ = ["ExistingFiles", "ImageFile", "find_boxes", "find_masks", "locate_images", "system_errors_as_data_errors"]
+__all__ = [
+    "CUB_FOLDER",
+    "ExistingFiles",
+    "ImageFile",
+    "cub_lines",
+    "find_boxes",
+    "find_masks",
+    "locate_images",
+    "search_places",
+    "system_errors_as_data_errors",
+]
 
 logger = getLogger(__name__)
 
@@ -122,8 +132,8 @@ def find_masks(
 
 def find_boxes(
     table: Table, images: Sequence[ImageFile], folder: Path, places: Sequence[Path]
-) -> tuple[Box | None, ...]:
-    """The box of every row: from the table's columns, else from CUB's text files; all None without boxes.
+) -> tuple[tuple[Box, ...], ...]:
+    """The boxes of every row: from the table's columns, else one each from CUB's text files; all empty without boxes.
 
     Searches as ``find_masks`` does.
 
@@ -131,13 +141,13 @@ def find_boxes(
         DataError: malformed text files, or boxes for some images and not for others.
     """
     if set(BOX_COLUMNS) <= table.columns:
-        return tuple(row.box for row in table.rows)
+        return tuple(row.boxes for row in table.rows)
     for boxes_folder, ours in _region_folders(places, folder):
         boxes_by_key = _read_cub_boxes(boxes_folder)
         if boxes_by_key is None:
             continue
-        boxes = tuple(boxes_by_key.get(image.key) for image in images)
-        missing = [position for position, box in enumerate(boxes) if box is None]
+        boxes = tuple((boxes_by_key[image.key],) if image.key in boxes_by_key else () for image in images)
+        missing = [position for position, found in enumerate(boxes) if not found]
         if missing and (ours or len(missing) < len(boxes)):
             first = missing[0]
             raise DataError(
@@ -146,7 +156,34 @@ def find_boxes(
             )
         if not missing:
             return boxes
-    return (None,) * len(images)
+    return ((),) * len(images)
+
+
+def cub_lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Number, id and rest of every line of one of CUB's text files; the rest may hold spaces.
+
+    Raises:
+        DataError: a line that is not an id and a value, or an id that appears twice.
+    """
+    seen = set()
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        key, _, rest = line.strip().partition(" ")
+        if not rest.strip():
+            raise DataError(f"{path}, line {number}: '{line}' is not an id followed by a value; is the file cut off?")
+        if key in seen:
+            raise DataError(f"{path}, line {number}: id {key} appears twice")
+        seen.add(key)
+        yield number, key, rest.strip()
+
+
+def search_places(folder: Path, root: Path) -> tuple[Path, ...]:
+    """Folders to search for masks and boxes: the set's own, those above it up to the root, and the root's parent."""
+    places = [folder]
+    while places[-1] != root and places[-1] != places[-1].parent:
+        places.append(places[-1].parent)
+    return (*places, root.absolute().parent)
 
 
 def _base(table: Table, folder: Path, existing: ExistingFiles) -> Path:
@@ -211,24 +248,9 @@ def _read_cub_boxes(folder: Path) -> dict[str, Box] | None:
     if not images_path.is_file():
         logger.warning("%s is ignored: images.txt, which says whose boxes they are, is not beside it", boxes_path)
         return None
-    keys = dict(_cub_lines(images_path))
-    boxes = {key: _cub_box(boxes_path, key, text) for key, text in _cub_lines(boxes_path)}
+    keys = {key: name for _, key, name in cub_lines(images_path)}
+    boxes = {key: _cub_box(boxes_path, key, text) for _, key, text in cub_lines(boxes_path)}
     return {name: boxes[key] for key, name in keys.items() if key in boxes}
-
-
-def _cub_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Id and rest of every line; the rest may hold spaces."""
-    seen = set()
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        key, _, rest = line.strip().partition(" ")
-        if not rest.strip():
-            raise DataError(f"{path}, line {number}: '{line}' is not an id followed by a value; is the file cut off?")
-        if key in seen:
-            raise DataError(f"{path}, line {number}: id {key} appears twice")
-        seen.add(key)
-        yield key, rest.strip()
 
 
 def _cub_box(path: Path, key: str, text: str) -> Box:

@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,8 @@ __all__ = [
     "ImageSplit",
     "MaskReader",
     "decode_levels",
+    "image_size",
+    "find_records",
     "open_image_set",
     "read_mask_above_middle",
 ]
@@ -61,6 +63,9 @@ class ImageRecord:
     """In pixels of the image, or of ``box_frame``."""
     box_frame: tuple[int, int] | None = None
     """Width and height of the image that the boxes were drawn on, where that may differ from the file's."""
+    center_square: bool = False
+    """Only the largest square in the middle of the file counts: what lies beside it is cut off on decoding, from the
+    mask and the boxes too, as by torchvision's ``CenterCrop(min(width, height))``."""
 
 
 class ImageSplit:
@@ -100,7 +105,7 @@ class ImageSplit:
         index = range(len(self._records))[index]
         record = self._records[index]
         image = _read_image(record)
-        return Sample(
+        sample = Sample(
             image=image,
             y=record.y,
             group=None if self._group is None else int(self._group[index]),
@@ -108,6 +113,7 @@ class ImageSplit:
             boxes=_box_tensor(record, image) if record.boxes else None,
             mask=None if record.mask is None else self._mask(record, record.mask, image),
         )
+        return _center_square(sample) if record.center_square else sample
 
     def _mask(self, record: ImageRecord, path: Path, image: Tensor) -> Tensor:
         """The foreground as bool [H, W]."""
@@ -124,6 +130,11 @@ class ImageSplit:
     def records(self) -> tuple[ImageRecord, ...]:
         """What is known of every sample, in order."""
         return self._records
+
+    @property
+    def read_mask(self) -> MaskReader:
+        """How a mask's file becomes a foreground."""
+        return self._foreground_of
 
 
 class ImageSet:
@@ -178,7 +189,12 @@ class ImageSet:
 
 
 def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attributes: int | None) -> ImageSet:
-    """Find the files of ``table`` and make its splits; see ``locate_images``, ``find_masks`` and ``find_boxes``.
+    """Find the files of ``table`` and make its splits; see ``find_records``."""
+    return ImageSet(find_records(table, folder, places), num_attributes, splits=table.splits)
+
+
+def find_records(table: Table, folder: Path, places: Sequence[Path]) -> list[ImageRecord]:
+    """The files of every row; see ``locate_images``, ``find_masks`` and ``find_boxes``.
 
     ``folder`` holds the images; ``places`` are the folders to search for masks and boxes.
 
@@ -189,7 +205,7 @@ def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attri
     images = locate_images(table, folder, existing)
     masks = find_masks(table, images, folder, places, existing)
     boxes = find_boxes(table, images, folder, places)
-    records = [
+    return [
         ImageRecord(
             where=table.where(row),
             path=image.path,
@@ -198,11 +214,10 @@ def open_image_set(table: Table, folder: Path, places: Sequence[Path], num_attri
             y=row.y,
             attribute=row.attribute,
             mask=mask,
-            boxes=() if box is None else (box,),
+            boxes=found,
         )
-        for row, image, mask, box in zip(table.rows, images, masks, boxes, strict=True)
+        for row, image, mask, found in zip(table.rows, images, masks, boxes, strict=True)
     ]
-    return ImageSet(records, num_attributes)
 
 
 def _read_image(record: ImageRecord) -> Tensor:
@@ -241,6 +256,24 @@ def _box_tensor(record: ImageRecord, image: Tensor) -> Tensor:
     return torch.tensor(inside, dtype=torch.float32)
 
 
+def _center_square(sample: Sample) -> Sample:
+    """Image, mask and boxes cut to the largest square in the middle; a box of which nothing is left is left out."""
+    height, width = sample.image.shape[1:]
+    side = min(height, width)
+    top, left = round((height - side) / 2), round((width - side) / 2)  # half to even, as torchvision
+    rows, columns = slice(top, top + side), slice(left, left + side)
+    boxes = sample.boxes
+    if boxes is not None:
+        boxes = (boxes - torch.tensor([left, top, left, top])).clamp(0, side)
+        boxes = boxes[(boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])]
+    return replace(
+        sample,
+        image=sample.image[:, rows, columns],
+        mask=None if sample.mask is None else sample.mask[rows, columns],
+        boxes=boxes if boxes is not None and len(boxes) else None,
+    )
+
+
 def decode_levels(path: Path, where: str) -> npt.NDArray[np.uint8]:
     """An image file as grey levels, uint8 [H, W].
 
@@ -248,6 +281,20 @@ def decode_levels(path: Path, where: str) -> npt.NDArray[np.uint8]:
         DataError: not decodable, or more than 8 bits per channel.
     """
     return _decode(path, where, "L")
+
+
+def image_size(path: Path, where: str) -> tuple[int, int]:
+    """Width and height by an image file's header; its pixels may still be damaged.
+
+    Raises:
+        DataError: no image file.
+    """
+    _silence_pil()
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:  # as in _decode
+        raise _undecodable(path, where, error) from error
 
 
 def _decode(path: Path, where: str, mode: str) -> npt.NDArray[np.uint8]:
@@ -264,9 +311,13 @@ def _decode(path: Path, where: str, mode: str) -> npt.NDArray[np.uint8]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Damaged bytes raise nearly anything in PIL: OSError, SyntaxError, struct.error...
-        raise DataError(
-            f"{path} ({where}) cannot be decoded: {error}; is the file damaged or cut off? Copy or unpack it again"
-        ) from error
+        raise _undecodable(path, where, error) from error
+
+
+def _undecodable(path: Path, where: str, error: Exception) -> DataError:
+    return DataError(
+        f"{path} ({where}) cannot be decoded: {error}; is the file damaged or cut off? Copy or unpack it again"
+    )
 
 
 def _silence_pil() -> None:

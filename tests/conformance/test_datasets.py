@@ -199,6 +199,10 @@ def channels_last(split: Toy, sample: Sample) -> Sample:
     return replace(sample, image=sample.image.movedim(0, 2))
 
 
+def odd_masks(split: Toy, sample: Sample) -> Sample:
+    return replace(sample, mask=None) if sample.index % 2 else sample
+
+
 def small_mask(split: Toy, sample: Sample) -> Sample:
     return replace(sample, mask=torch.ones(5, 7, dtype=torch.bool))
 
@@ -226,6 +230,7 @@ BAD: list[tuple[str, DatasetSpec, str, str]] = [
     ("noise", spec_of(changed(noisy)), "_images_are_stable", "from call to call"),
     ("restless", spec_of(reshaped(restless)), "_images_are_stable", "between two openings"),
     ("no mask", spec_of(changed(lambda t, s: replace(s, mask=None))), "_regions_fit", "mask and has_masks"),
+    ("some masks", spec_of(changed(odd_masks)), "_regions_fit", "a mask for some images"),
     ("secret mask", spec_of(reshaped(setting(), replace(INFO, has_masks=False))), "_regions_fit", "mask and has_masks"),
     ("secret box", spec_of(reshaped(setting(), replace(INFO, has_boxes=False))), "_regions_fit", "without has_boxes"),
     ("small mask", spec_of(changed(small_mask)), "_regions_fit", "(5, 7)"),
