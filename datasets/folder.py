@@ -1,4 +1,4 @@
-"""Any folder of images with a table in one of the two dialects: own data, without writing a dataset."""
+"""Any folder of images with a table in one of the two dialects, or a tree of folders: own data without writing code."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.datasets.waterbirds import ATTRIBUTES, CLASSES, search_places
 from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import ImageDataset
+from spurbench.image_tree import TREE, read_tree
 
 __all__ = ["DATASETS"]
 
@@ -18,17 +19,18 @@ NAME_DIGITS = 16
 
 @system_errors_as_data_errors()
 def open_folder(root: Path | None) -> ImageDataset:
-    """Open the folder ``root`` itself, which holds ``metadata.csv`` (or one ``metadata_*.csv``).
+    """Open the folder ``root`` itself, which holds ``metadata.csv`` (or one ``metadata_*.csv``), or is a tree.
 
-    The dataset is named after the hash of its table, so that results of different tables stay apart.
+    The dataset is named after the hash of its table, or of the tree's file names, so that results of different ones
+    stay apart.
 
     Raises:
-        DataMissing: no folder was given, or it has no table.
+        DataMissing: no folder was given, or it has neither table nor tree.
         DataError: the table or the files that it lists are malformed or incomplete.
     """
     if root is None:
         raise DataMissing(f"dataset 'folder' needs --data-root DIR (or $SPURBENCH_DATA), {_EXPECTED}")
-    table = read_table(_table_path(root), named_splits=True)
+    table = _table(root)
     classes, attributes = _names(table)
     images = open_image_set(table, root, search_places(root, root), None if attributes is None else len(attributes))
     info = DatasetInfo(
@@ -36,6 +38,7 @@ def open_folder(root: Path | None) -> ImageDataset:
         version="1",
         classes=classes,
         attributes=attributes,
+        splits=table.splits,
         preset="convnext",
         description=f"Images listed in {table.path.name}",
         has_boxes=images.has_boxes,
@@ -46,7 +49,8 @@ def open_folder(root: Path | None) -> ImageDataset:
 
 _EXPECTED = (
     "the folder of a table metadata.csv with the columns img_filename,y,split[,place] or filename,split,y[,a] "
-    "and, optionally, mask_filename or x0,y0,x1,y1"
+    "and, optionally, mask_filename, x0,y0,x1,y1, class_name or attribute_name; "
+    f"or a tree {TREE}"
 )
 
 DATASETS = {
@@ -65,36 +69,43 @@ DATASETS = {
 }
 
 
-def _table_path(root: Path) -> Path:
+def _table(root: Path) -> Table:
     if not root.is_dir():
         raise DataMissing(f"{root} is not a folder; it must be {_EXPECTED}")
     path = root / "metadata.csv"
     if path.is_file():
-        return path
+        return read_table(path, own=True)
     others = sorted(root.glob("metadata_*.csv"))
     if len(others) == 1:
-        return others[0]
+        return read_table(others[0], own=True)
     if others:
         names = ", ".join(other.name for other in others)
         raise DataError(
             f"{root} has several tables ({names}) and no metadata.csv; rename the one to use to metadata.csv"
         )
+    tree = read_tree(root)
+    if tree is not None:
+        return tree
     below = sorted(path.parent for path in root.glob("*/metadata.csv"))
     hint = f"; there is one in {below[0]}: --dataset {below[0]}" if below else f"; it must be {_EXPECTED}"
     raise DataMissing(f"no metadata.csv in {root}/{hint}")
 
 
 def _names(table: Table) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of classes and attributes: those of WaterBirds for a table that fits it, otherwise numbered."""
+    """Names of classes and attributes: the table's own, those of WaterBirds for one that fits it, or numbers."""
     num_classes, num_attributes = table.num_classes, table.num_attributes
     if num_classes < 2:
         raise DataError(f"{table.path}: every row has y = 0; classification needs at least two classes")
+    classes = _named("class", table.class_names())
     if num_attributes is None:
-        return _numbered("class", num_classes), None
-    if {"img_filename", "place"} <= table.columns and num_classes == len(CLASSES) and num_attributes <= len(ATTRIBUTES):
+        return classes, None
+    attributes = _named("attribute", table.attribute_names())
+    unnamed = not any((*table.class_names(), *table.attribute_names()))
+    official = {"img_filename", "place"} <= table.columns
+    if unnamed and official and num_classes == len(CLASSES) and num_attributes <= len(ATTRIBUTES):
         return CLASSES, ATTRIBUTES
-    return _numbered("class", num_classes), _numbered("attribute", num_attributes)
+    return classes, attributes
 
 
-def _numbered(word: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{word}{number}" for number in range(count))
+def _named(word: str, names: tuple[str | None, ...]) -> tuple[str, ...]:
+    return tuple(f"{word}{number}" if name is None else name for number, name in enumerate(names))

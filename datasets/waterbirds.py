@@ -2,18 +2,27 @@
 
 The two variants are different random draws, not subsets of each other. Both are read as their publishers lay them
 out, and as WILDS, SubpopBench and BalancingGroups do.
+
+The published label is whether the species' name contains one of 17 words, among them 'tern'. So *Eas-tern* Towhee,
+*Wes-tern* Meadowlark and *Wes-tern* Wood Pewee, 180 images of landbirds, are labelled waterbird; group_DRO's README
+says so. Published numbers are on these labels, and they are the default. In ``waterbirds95_corrected`` and
+``waterbirds100_corrected`` the same images have the right label, and their groups follow: of these landbirds most
+stand on water in training. MaskTune's "corrected" WaterBirds is another release, and its numbers are not comparable.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from spurbench.data.image_files import system_errors_as_data_errors
+from spurbench.data.cub import Species, species_table
+from spurbench.data.image_files import search_places, system_errors_as_data_errors
 from spurbench.data.image_set import open_image_set
-from spurbench.data.image_table import read_table
-from spurbench.dataset import DatasetInfo, DatasetSpec
+from spurbench.data.image_table import Table, read_table
+from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
+from spurbench.datasets.cub import CUB_ARCHIVES
 from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import ImageDataset, warn_about_counts
 
@@ -29,7 +38,9 @@ FOLDERS = {
     "waterbirds95": ("waterbird_complete95_forest2water2", WILDS_FOLDER, "waterbirds95"),
     "waterbirds100": ("waterbird_1.0_forest2water2", "waterbird_complete100_forest2water2", "waterbirds100"),
 }
-"""Names under which each variant is published or kept."""
+"""Names under which each draw is published or kept."""
+CORRECTED = "_corrected"
+"""End of a variant's name, whose folder is that of the name without it."""
 PARENTS = (".", "waterbirds", "cub/data")
 """Where such a folder may lie below the data root."""
 
@@ -37,8 +48,7 @@ _CORRELATION_IN_NAME = re.compile(r"waterbirds?[-_]?(?:complete)?[-_]?(1\.0|0\.\
 
 _CUB_SOURCE = (
     "For masks and boxes, unpack both archives of CUB-200-2011 beside it: "
-    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz (boxes) and "
-    "https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz (masks)"
+    f"{CUB_ARCHIVES[0].url} (boxes) and {CUB_ARCHIVES[1].url} (masks)"
 )
 _LICENSE = "Non-commercial research and education (terms of CUB-200-2011 and Places)"
 
@@ -63,6 +73,13 @@ INFO_95 = DatasetInfo(
         "val": (467, 466, 133, 133),
         "test": (2255, 2255, 642, 642),
     },
+    archives=(
+        Archive(
+            filename="waterbird_complete95_forest2water2.tar.gz",
+            url="https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz",
+        ),
+        *CUB_ARCHIVES,
+    ),
 )
 
 INFO_100 = DatasetInfo(
@@ -81,10 +98,24 @@ INFO_100 = DatasetInfo(
     has_masks=True,
     expected_counts={
         "train": (3694, 0, 0, 1101),
-        "val": (461, 460, 139, 139),
+        "val": (1199,),
         "test": (2255, 2255, 642, 642),
     },
+    likely_counts={"val": (461, 460, 139, 139)},
+    archives=(Archive(filename="waterbird_1.0_forest2water2.tar.gz"), *CUB_ARCHIVES),
 )
+
+
+def _corrected(info: DatasetInfo) -> DatasetInfo:
+    """The variant with right labels. How many of its birds stand where is not published, only how many there are."""
+    assert info.expected_counts is not None
+    return replace(
+        info,
+        name=f"{info.name}{CORRECTED}",
+        description=f"{info.description}; three landbird species that are published as waterbirds are landbirds here",
+        expected_counts={split: (sum(counts),) for split, counts in info.expected_counts.items()},
+        likely_counts=None,
+    )
 
 
 @system_errors_as_data_errors()
@@ -98,25 +129,73 @@ def open_waterbirds(info: DatasetInfo, root: Path | None) -> ImageDataset:
     if root is None:
         raise DataMissing(
             f"{info.name} needs a data root: pass --data-root DIR or set $SPURBENCH_DATA to the folder that holds "
-            f"{FOLDERS[info.name][0]}/. {_advice(info)}"
+            f"{_folders(info)[0]}/. {_advice(info)}"
         )
     folder, table_path = _find(info, root)
     table = read_table(table_path, num_classes=len(CLASSES), num_attributes=len(ATTRIBUTES))
+    if _is_corrected(info):
+        table = _with_right_labels(table)
     images = open_image_set(table, folder, search_places(folder, root), len(ATTRIBUTES))
     opened = ImageDataset(replace(info, has_masks=images.has_masks, has_boxes=images.has_boxes), images)
     warn_about_counts(opened, folder)
     return opened
 
 
-DATASETS = {info.name: DatasetSpec(info=info, open=partial(open_waterbirds, info)) for info in (INFO_95, INFO_100)}
+def wrong_labels(dataset: Dataset) -> Iterator[Fault]:
+    """Birds whose label, species or split is not that of the published set.
+
+    The label follows from the species, and so does the number of test images, since CUB's test split is kept.
+    """
+    assert isinstance(dataset, ImageDataset)
+    species = {known.folder: known for known in species_table()}
+    seen: Counter[tuple[str, bool]] = Counter()
+    for split in dataset.info.splits:
+        for record in dataset.split(split).records:
+            folder = record.path.parent.name
+            if folder not in species:
+                problem = f"{record.key} lies in {folder}/, which is none of CUB's 200 species"
+                yield Fault(severity="error", where=record.where, problem=problem)
+                continue
+            seen[folder, split == "test"] += 1
+            label = _label(species[folder], _is_corrected(dataset.info))
+            if record.y != label:
+                problem = f"{record.key} is labelled {CLASSES[record.y]}, but {folder} is {CLASSES[label]}"
+                yield Fault(severity="error", where=record.where, problem=problem)
+    for known in species.values():
+        for in_test, expected in ((False, known.num_train), (True, known.num_test)):
+            found = seen[known.folder, in_test]
+            if found != expected:
+                problem = f"{found} images in {'test' if in_test else 'train and val'}, expected {expected}"
+                yield Fault(severity="error", where=known.folder, problem=problem)
 
 
-def search_places(folder: Path, root: Path) -> tuple[Path, ...]:
-    """Folders to search for masks and boxes: the set's own, those above it up to the root, and the root's parent."""
-    places = [folder]
-    while places[-1] != root and places[-1] != places[-1].parent:
-        places.append(places[-1].parent)
-    return (*places, root.absolute().parent)
+DATASETS = {
+    info.name: DatasetSpec(info=info, open=partial(open_waterbirds, info), check=wrong_labels)
+    for info in (INFO_95, INFO_100, _corrected(INFO_95), _corrected(INFO_100))
+}
+
+
+def _folders(info: DatasetInfo) -> tuple[str, ...]:
+    return FOLDERS[_draw(info)]
+
+
+def _draw(info: DatasetInfo) -> str:
+    """Which of the two draws a variant is of."""
+    return info.name.removesuffix(CORRECTED)
+
+
+def _is_corrected(info: DatasetInfo) -> bool:
+    return info.name.endswith(CORRECTED)
+
+
+def _label(species: Species, corrected: bool) -> int:
+    return int(species.really_waterbird if corrected else species.waterbird)
+
+
+def _with_right_labels(table: Table) -> Table:
+    mislabelled = {known.folder for known in species_table() if known.waterbird != known.really_waterbird}
+    rows = tuple(replace(row, y=0) if Path(row.filename).parent.name in mislabelled else row for row in table.rows)
+    return replace(table, rows=rows)
 
 
 def _find(info: DatasetInfo, root: Path) -> tuple[Path, Path]:
@@ -137,7 +216,7 @@ def _find(info: DatasetInfo, root: Path) -> tuple[Path, Path]:
 
 def _candidates(info: DatasetInfo, root: Path) -> Iterator[Path]:
     for parent in PARENTS:
-        for name in FOLDERS[info.name]:
+        for name in _folders(info):
             yield root / parent / name
     yield root
 
@@ -149,10 +228,10 @@ def _table_of(info: DatasetInfo, folder: Path) -> Path | None:
     same, its labels would silently be wrong: for WaterBirds-100 it must lie in a folder of that name.
     """
     tables = [folder / TABLE]
-    named = folder.name in FOLDERS[info.name]
-    if named or info.name == "waterbirds95":
+    named = folder.name in _folders(info)
+    if named or _draw(info) == "waterbirds95":
         tables.append(folder / OTHER_TABLE)
-    if named and info.name == "waterbirds95":
+    if named and _draw(info) == "waterbirds95":
         above = folder.absolute().parent
         tables += [above / OTHER_TABLE, above.parent / OTHER_TABLE]
     return next((table for table in tables if folder.is_dir() and table.is_file()), None)
@@ -183,9 +262,9 @@ def _correlation(name: str) -> int | None:
 
 
 def _not_found(info: DatasetInfo, root: Path) -> str:
-    names = ", ".join(f"{name}/" for name in FOLDERS[info.name])
+    names = ", ".join(f"{name}/" for name in _folders(info))
     number = sum(map(sum, (info.expected_counts or {}).values()))
-    archives = (root / f"{name}.tar.gz" for name in FOLDERS[info.name])
+    archives = (root / f"{name}.tar.gz" for name in _folders(info))
     packed = next((f" {path} is there but not unpacked: tar -xzf it." for path in archives if path.is_file()), "")
     return (
         f"{info.name} not found below {root}/: looked for {names} there and in waterbirds/ and cub/data/, and for "

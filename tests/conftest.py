@@ -2,6 +2,8 @@
 
 import csv
 import os
+import sys
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
+from torch import Tensor
 
 # The same examples in every CI run: a new one belongs to whoever looks for it, not to whoever submits that day.
 settings.register_profile("ci", derandomize=True)
@@ -185,3 +189,17 @@ def waterbirds_root(tmp_path: Path) -> Callable[..., Layout]:
         return layout
 
     return make
+
+
+@pytest.fixture
+def torch_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one function that WILDS takes from a package that it does not declare."""
+
+    def scatter(src: Tensor, index: Tensor, dim_size: int, dim: int = -1, reduce: str = "sum") -> Tensor:
+        assert reduce == "mean"
+        sums = torch.zeros(dim_size, dtype=src.dtype).index_add(dim, index, src)
+        return sums / torch.zeros(dim_size).index_add(dim, index, torch.ones(len(index))).clamp(min=1)
+
+    module = types.ModuleType("torch_scatter")
+    module.scatter = scatter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_scatter", module)

@@ -27,8 +27,8 @@ __all__ = [
     "ImageSplit",
     "MaskReader",
     "decode_levels",
-    "image_size",
     "find_records",
+    "image_size",
     "open_image_set",
     "read_mask_above_middle",
 ]

@@ -1,13 +1,15 @@
 """Tables of images in the CSV dialects of the field, read strictly: every problem is named by file and line.
 
 Two dialects are known. The official one of WaterBirds has ``img_filename,y,split,place`` (and ``img_id``,
-``place_filename``, which are not needed); SubpopBench's has ``filename,split,y,a`` (and ``id``).
+``place_filename``, which are not needed); SubpopBench's has ``filename,split,y,a`` (and ``id``). Tables of people's own
+may have more: masks, boxes, and names of classes, attributes and splits beside their numbers.
 """
 
 import csv
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,21 @@ from typing import NoReturn
 
 from spurbench.errors import DataError
 
-__all__ = ["BOX_COLUMNS", "MASK_COLUMN", "SPLITS", "Box", "Row", "Table", "read_table", "read_text"]
+__all__ = [
+    "ATTRIBUTE_NAME",
+    "BOX_COLUMNS",
+    "CLASS_NAME",
+    "MASK_COLUMN",
+    "SPLITS",
+    "SPLIT_NAME",
+    "Box",
+    "Row",
+    "Table",
+    "csv_records",
+    "read_table",
+    "read_text",
+    "split_called",
+]
 
 Box = tuple[float, float, float, float]
 """xyxy in pixels, half open."""
@@ -26,6 +42,10 @@ FILENAME_COLUMNS = ("img_filename", "filename")
 ATTRIBUTE_COLUMNS = ("place", "a")
 MASK_COLUMN = "mask_filename"
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
+"""Several boxes of an image are parted by semicolons, in the same order in all four columns."""
+CLASS_NAME, ATTRIBUTE_NAME, SPLIT_NAME = "class_name", "attribute_name", "split_name"
+"""Columns that name what the others number."""
+OTHER_SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 MAX_LABEL = 99_999
 """A larger class or attribute index is taken for a mistake: it would allocate one group per skipped index."""
 
@@ -35,13 +55,15 @@ class Row:
     """One line of a table, with its values checked."""
 
     line: int
-    """Line in the CSV file, counted from 1; the header is line 1."""
+    """Line in the CSV file, counted from 1; the header is line 1. 0 for a row that was read from folders."""
     filename: str
     split: str
     y: int
     attribute: int | None
-    mask: str | None
-    box: Box | None
+    mask: str | None = None
+    boxes: tuple[Box, ...] = ()
+    class_name: str | None = None
+    attribute_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +75,8 @@ class Table:
     rows: tuple[Row, ...]
     sha256: str
     """Hex digest of the file's bytes."""
+    splits: tuple[str, ...] = SPLITS
+    """Names of all splits, in the order of their numbers."""
 
     @property
     def num_classes(self) -> int:
@@ -65,9 +89,42 @@ class Table:
         values = [row.attribute for row in self.rows if row.attribute is not None]
         return 1 + max(values) if values else None
 
+    def class_names(self) -> tuple[str | None, ...]:
+        """A name per class, None where no row tells one.
+
+        Raises:
+            DataError: two names of one class, or one name of two.
+        """
+        return self._names(CLASS_NAME, self.num_classes, [(row, row.y, row.class_name) for row in self.rows])
+
+    def attribute_names(self) -> tuple[str | None, ...]:
+        """The same for attributes; empty when there are none."""
+        named = [(row, row.attribute, row.attribute_name) for row in self.rows if row.attribute is not None]
+        return self._names(ATTRIBUTE_NAME, self.num_attributes or 0, named)
+
+    def _names(
+        self, column: str, count: int, rows: Sequence[tuple[Row, int | None, str | None]]
+    ) -> tuple[str | None, ...]:
+        names: dict[int | None, tuple[str, Row]] = {}
+        numbers: dict[str, tuple[int | None, Row]] = {}
+        for row, number, name in rows:
+            if name is None:
+                continue
+            other, there = names.setdefault(number, (name, row))
+            if other != name:
+                raise DataError(
+                    f"{self.where(row)}: {column} of {number} is '{name}', but '{other}' in line {there.line}"
+                )
+            before, there = numbers.setdefault(name, (number, row))
+            if before != number:
+                raise DataError(
+                    f"{self.where(row)}: {column} '{name}' stands for {number}, but in line {there.line} for {before}"
+                )
+        return tuple(names[number][0] if number in names else None for number in range(count))
+
     def where(self, row: Row) -> str:
-        """``"data/metadata.csv, line 7"``."""
-        return f"{self.path}, line {row.line}"
+        """``"data/metadata.csv, line 7"``; the folder of a row that was read from folders."""
+        return f"{self.path}, line {row.line}" if row.line else str(self.path)
 
 
 def read_table(
@@ -75,26 +132,44 @@ def read_table(
     *,
     num_classes: int | None = None,
     num_attributes: int | None = None,
-    named_splits: bool = False,
+    own: bool = False,
+    further_splits: bool = False,
 ) -> Table:
     """Read and check a table of images; no image is looked at.
 
-    ``num_classes`` and ``num_attributes`` bound the labels where a dataset fixes them; the attribute column is then
-    required, otherwise optional. ``named_splits`` allows ``train``, ``val`` and ``test`` beside 0, 1 and 2.
+    Args:
+        path: the CSV file.
+        num_classes: bounds the labels where a dataset fixes them.
+        num_attributes: likewise; the attribute column is then required, otherwise optional.
+        own: a table of people's own, which may name splits instead of numbering them, and classes and attributes too;
+            further splits than three have their names in a column ``split_name``.
+        further_splits: also take any other number or name of a split for a further one.
 
     Raises:
         DataError: not readable as CSV in UTF-8, columns missing, a bad value, a split without rows.
         OSError: the system cannot read the file.
     """
     data = path.read_bytes()
-    records = _records(path, _decode(path, data))
+    records = csv_records(path, _decode(path, data))
     header = next(records, None)
     if header is None:
         raise DataError(f"{path} is empty; expected a header with {_wanted(num_attributes is not None)}")
-    reader = _RowReader(path, header[1], num_classes, num_attributes, named_splits)
+    reader = _RowReader(path, header[1], num_classes, num_attributes, own, further_splits)
     rows = tuple(reader.read(line, cells) for line, cells in records)
     _check_splits(path, rows)
-    return Table(path=path, columns=frozenset(reader.columns), rows=rows, sha256=hashlib.sha256(data).hexdigest())
+    return Table(
+        path=path,
+        columns=frozenset(reader.columns),
+        rows=rows,
+        sha256=hashlib.sha256(data).hexdigest(),
+        splits=reader.splits.names(),
+    )
+
+
+def split_called(text: str) -> str | None:
+    """The split that people call ``text``, such as ``val`` for ``"valid"``; None if no split can be called so."""
+    name = OTHER_SPLIT_NAMES.get(text.lower(), text.lower() if text.lower() in SPLITS else text)
+    return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,49}", name) else None
 
 
 def read_text(path: Path) -> str:
@@ -114,9 +189,13 @@ def _decode(path: Path, data: bytes) -> str:
     return text
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every record, the header included; empty lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def csv_records(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every record of a CSV file's text, the header included; empty lines are skipped.
+
+    Raises:
+        DataError: not valid CSV.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     line = 1
     try:
         for cells in reader:
@@ -136,16 +215,16 @@ class _RowReader:
         header: Sequence[str],
         num_classes: int | None,
         num_attributes: int | None,
-        named_splits: bool,
+        own: bool,
+        further_splits: bool,
     ) -> None:
         names = [name.strip() for name in header]
         self._path = path
         self._num_cells = len(names)
         self._num_classes = num_classes
         self._num_attributes = num_attributes
-        self._splits: dict[str, str] = {str(number): name for number, name in enumerate(SPLITS)}
-        if named_splits:
-            self._splits |= {name: name for name in SPLITS}
+        self._own = own
+        self.splits = _Splits(own, further_splits)
         self.columns = {name: position for position, name in enumerate(names)}
         self._filename = _first(self.columns, FILENAME_COLUMNS)
         self._attribute = _first(self.columns, ATTRIBUTE_COLUMNS)
@@ -162,9 +241,15 @@ class _RowReader:
             split=self._split(line, cells),
             y=self._label(line, cells, "y", self._num_classes),
             attribute=None if attribute is None else self._label(line, cells, attribute, self._num_attributes),
-            mask=cells[self.columns[MASK_COLUMN]].strip() or None if MASK_COLUMN in self.columns else None,
-            box=self._box(line, cells) if self._boxes else None,
+            mask=self._text(cells, MASK_COLUMN),
+            boxes=self._read_boxes(line, cells) if self._boxes else (),
+            class_name=self._text(cells, CLASS_NAME) if self._own else None,
+            attribute_name=self._text(cells, ATTRIBUTE_NAME) if self._own else None,
         )
+
+    def _text(self, cells: Sequence[str], column: str) -> str | None:
+        """What stands in an optional column; None where it is blank or there is no such column."""
+        return cells[self.columns[column]].strip() or None if column in self.columns else None
 
     def _check_header(self, names: Sequence[str]) -> None:
         need_attribute = self._num_attributes is not None
@@ -179,6 +264,7 @@ class _RowReader:
                 f"expected {_wanted(need_attribute)}"
             )
         used = {self._filename, self._attribute, "y", "split", MASK_COLUMN, *BOX_COLUMNS}
+        used |= {CLASS_NAME, ATTRIBUTE_NAME, SPLIT_NAME} if self._own else set()
         repeated = sorted(name for name in set(names) if name in used and names.count(name) > 1)
         if repeated:
             raise DataError(f"{self._path}: column {', '.join(repeated)} appears more than once in the header")
@@ -191,12 +277,12 @@ class _RowReader:
         return name
 
     def _split(self, line: int, cells: Sequence[str]) -> str:
-        text = cells[self.columns["split"]].strip()
-        if text not in self._splits:
-            self._fail(
-                line, f"split is '{text}', expected one of {', '.join(self._splits)} (0 is train, 1 val, 2 test)"
+        try:
+            return self.splits.read(
+                cells[self.columns["split"]].strip(), self._text(cells, SPLIT_NAME) if self._own else None
             )
-        return self._splits[text]
+        except ValueError as error:
+            self._fail(line, str(error))
 
     def _label(self, line: int, cells: Sequence[str], column: str, count: int | None) -> int:
         text = cells[self.columns[column]].strip()
@@ -206,10 +292,18 @@ class _RowReader:
             self._fail(line, f"{column} is '{text}', expected a whole number from 0 to {highest}")
         return int(text)
 
-    def _box(self, line: int, cells: Sequence[str]) -> Box | None:
+    def _read_boxes(self, line: int, cells: Sequence[str]) -> tuple[Box, ...]:
         texts = [cells[self.columns[name]].strip() for name in BOX_COLUMNS]
         if not any(texts):
-            return None
+            return ()
+        columns = [text.split(";") for text in texts]
+        if len({len(column) for column in columns}) > 1:
+            self._fail(
+                line, f"box columns hold {'/'.join(str(len(column)) for column in columns)} numbers, not equally many"
+            )
+        return tuple(self._box(line, corners) for corners in zip(*columns, strict=True))
+
+    def _box(self, line: int, texts: Sequence[str]) -> Box:
         try:
             x0, y0, x1, y1 = map(float, texts)
         except ValueError:
@@ -220,6 +314,56 @@ class _RowReader:
 
     def _fail(self, line: int, problem: str) -> NoReturn:
         raise DataError(f"{self._path}, line {line}: {problem}")
+
+
+class _Splits:
+    """Which split a row belongs to, and all that were seen."""
+
+    def __init__(self, own: bool, further: bool) -> None:
+        self._further = further
+        self._known: dict[str, str] = {str(number): name for number, name in enumerate(SPLITS)}
+        if own:
+            self._known |= {name: name for name in SPLITS}
+        self._expected = ", ".join(self._known)
+        self._seen: dict[str, int | None] = {}
+        """Further splits with their numbers, as they came."""
+
+    def read(self, text: str, name: str | None) -> str:
+        """The split of a row with these values of ``split`` and ``split_name``; a bad one raises ``ValueError``."""
+        if name is None and text in self._known:
+            return self._known[text]
+        if name is not None:
+            return self._named(text, name)
+        called = f"split{text}" if text.isascii() and text.isdigit() and len(text) <= 3 else split_called(text)
+        if not self._further or called is None:
+            raise ValueError(f"split is '{text}', expected one of {self._expected} (0 is train, 1 val, 2 test)")
+        return self._add(text, called)
+
+    def names(self) -> tuple[str, ...]:
+        """All splits, further ones by number and then as they came."""
+        further = sorted(self._seen, key=lambda name: (self._seen[name] is None, self._seen[name] or 0))
+        return (*SPLITS, *further)
+
+    def _named(self, text: str, name: str) -> str:
+        if split_called(name) != name:
+            raise ValueError(
+                f"split_name is '{name}', expected train, val, test or another word of letters, digits and _.-"
+            )
+        if text not in self._known and not (text.isascii() and text.isdigit() and len(text) <= 3):
+            raise ValueError(f"split is '{text}', expected a whole number beside split_name '{name}'")
+        if text not in self._known and name not in self._known.values():
+            return self._add(text, name)
+        if self._known.get(text) != name:
+            others = [number for number, other in self._known.items() if other == name]
+            known = f"split {text} is '{self._known[text]}'" if text in self._known else f"that is split {others[0]}"
+            raise ValueError(f"split_name of split {text} is '{name}', but {known}")
+        return name
+
+    def _add(self, text: str, name: str) -> str:
+        self._known[text] = name
+        if name not in SPLITS:
+            self._seen.setdefault(name, int(text) if text.isdigit() else None)
+        return name
 
 
 def _first(columns: Mapping[str, int], names: Sequence[str]) -> str | None:

@@ -1,7 +1,5 @@
 """Group accuracies against scikit-learn, against the evaluator of WILDS, and by their properties."""
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -48,20 +46,6 @@ def random_labels() -> tuple[Tensor, Tensor, Tensor]:
     background = torch.where(torch.rand(800, generator=draw) < 0.8, y, 1 - y)
     right = torch.rand(800, generator=draw) < torch.where(y == background, 0.95, 0.6)
     return y, background, torch.where(right, y, 1 - y)
-
-
-@pytest.fixture
-def torch_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one function that WILDS takes from a package that it does not declare."""
-
-    def scatter(src: Tensor, index: Tensor, dim_size: int, dim: int = -1, reduce: str = "sum") -> Tensor:
-        assert reduce == "mean"
-        sums = torch.zeros(dim_size, dtype=src.dtype).index_add(dim, index, src)
-        return sums / torch.zeros(dim_size).index_add(dim, index, torch.ones(len(index))).clamp(min=1)
-
-    module = types.ModuleType("torch_scatter")
-    module.scatter = scatter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch_scatter", module)
 
 
 def test_counts_match_scikit_learn(random_labels: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("config", "dotted", "schema", "registry", "rng", "io"),
     ("nn", "metrics", "attribution", "data", "backbone", "checkpoint", "lease", "zoo"),
     ("method", "dataset", "inference"),
-    ("image_dataset",),
+    ("image_dataset", "image_tree", "composites"),
     ("methods", "datasets"),
     ("costs", "resolve"),
     ("engine",),

@@ -17,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from spurbench.data.cub import species_table
 from spurbench.dataset import Dataset, DatasetInfo, SplitData
 from spurbench.datasets.folder import DATASETS as FOLDER_DATASETS
 from spurbench.datasets.waterbirds import DATASETS, FOLDERS, open_waterbirds
 from spurbench.errors import ConfigError, DataError, DataMissing
+from spurbench.testing import DATASET_CHECKS, check_dataset
 from spurbench.types import Sample
 
 Make = Callable[..., Any]
@@ -687,6 +689,113 @@ def test_published_counts_are_silent(
     info = dataclasses.replace(DATASETS["waterbirds95"].info, expected_counts=counts)
     assert open_waterbirds(info, layout.root).info.expected_counts == counts
     assert not caplog.records
+
+
+# Corrected labels
+
+
+LANDBIRD = "021.Eastern_Towhee"  # Published as a waterbird, for its 'tern'.
+
+
+def with_towhees(layout: Any) -> list[int]:
+    """Moves the first waterbirds of each split to the towhees' folder; returns their rows."""
+    moved = []
+    for split in range(3):
+        row = next(row for row in layout.rows_of(split) if layout.rows[row]["y"] == 1)
+        source = layout.image(row)
+        layout.change(row, img_filename=f"{LANDBIRD}/{source.name}")
+        layout.image(row).parent.mkdir(exist_ok=True)
+        source.rename(layout.image(row))
+        moved.append(row)
+    return moved
+
+
+@pytest.mark.parametrize("draw", ["waterbirds95", "waterbirds100"])
+def test_corrected_labels_change_label_and_group_of_three_species_alone(waterbirds_root: Make, draw: str) -> None:
+    layout = waterbirds_root(FOLDERS[draw][0])
+    moved = with_towhees(layout)
+    official, corrected = DATASETS[draw].open(layout.root), DATASETS[f"{draw}_corrected"].open(layout.root)
+    assert_reads(official, layout)
+    for row in moved:
+        layout.rows[row]["y"] = 0
+    assert_reads(corrected, layout)
+    assert corrected.fingerprint() != official.fingerprint()
+
+
+def test_corrected_variants_say_what_they_are(waterbirds_root: Make, tmp_path: Path) -> None:
+    spec = DATASETS["waterbirds95_corrected"]
+    assert spec.info.expected_counts == {"train": (4795,), "val": (1199,), "test": (5794,)}
+    assert "landbirds here" in spec.info.description
+    with pytest.raises(DataMissing, match=f"waterbirds95_corrected not found .*{ROOT_95}/"):
+        spec.open(tmp_path)
+    layout = waterbirds_root(ROOT_100)
+    with pytest.raises(DataError, match="states a correlation of 100 %"):
+        spec.open(layout.folder)
+    layout.folder.rename(layout.root / ROOT_95)
+    assert len(check_dataset(spec, layout.root)) == len(DATASET_CHECKS)
+
+
+# Check against the species
+
+
+def published(waterbirds_root: Make, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A layout with the species' folders of CUB, and a table of species with its counts."""
+    layout = waterbirds_root(ROOT_95)
+    for row, values in enumerate(layout.rows):
+        folder = "014.Indigo_Bunting" if values["y"] == 0 else (LANDBIRD, "066.Western_Gull")[row % 2]
+        source = layout.image(row)
+        values["img_filename"] = f"{folder}/{source.name}"
+        layout.image(row).parent.mkdir(exist_ok=True)
+        source.rename(layout.image(row))
+    layout.write_table()
+    counts = {name: [0, 0] for name in (LANDBIRD, "014.Indigo_Bunting", "066.Western_Gull")}
+    for values in layout.rows:
+        counts[str(values["img_filename"]).partition("/")[0]][values["split"] == 2] += 1
+    table = [
+        dataclasses.replace(species, num_train=counts[species.folder][0], num_test=counts[species.folder][1])
+        for species in species_table()
+        if species.folder in counts
+    ]
+    monkeypatch.setattr("spurbench.datasets.waterbirds.species_table", lambda: tuple(table))
+    return layout
+
+
+def faults(name: str, layout: Any) -> list[tuple[str, str, str]]:
+    spec = DATASETS[name]
+    assert spec.check is not None
+    return [(fault.severity, fault.where, fault.problem) for fault in spec.check(spec.open(layout.root))]
+
+
+def test_the_published_labels_have_no_fault(waterbirds_root: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = published(waterbirds_root, monkeypatch)
+    assert faults("waterbirds95", layout) == []
+    assert faults("waterbirds95_corrected", layout) == []
+
+
+def test_check_finds_other_labels_species_and_splits(waterbirds_root: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = published(waterbirds_root, monkeypatch)
+    row = next(row for row, values in enumerate(layout.rows) if LANDBIRD in str(values["img_filename"]))
+    layout.change(row, y=0)  # As in a corrected release.
+    where, name = f"{layout.table}, line {row + 2}", layout.rows[row]["img_filename"]
+    assert faults("waterbirds95", layout) == [
+        ("error", where, f"{name} is labelled landbird, but {LANDBIRD} is waterbird")
+    ]
+    assert faults("waterbirds95_corrected", layout) == []
+    layout.change(row, y=1, split=0 if layout.rows[row]["split"] == 2 else 2)
+    problems = [(where, problem) for _, where, problem in faults("waterbirds95", layout)]
+    assert [where for where, _ in problems] == [LANDBIRD, LANDBIRD]
+    assert "images in train and val, expected" in problems[0][1]
+    assert "images in test, expected" in problems[1][1]
+
+
+def test_check_finds_folders_that_are_no_species(waterbirds_root: Make) -> None:
+    layout = waterbirds_root(ROOT_95)
+    found = faults("waterbirds95", layout)
+    row = next(row for row, values in enumerate(layout.rows) if values["y"] == 1)
+    name = layout.rows[row]["img_filename"]
+    problem = f"{name} lies in 002.Laysan Albatross/, which is none of CUB's 200 species"
+    assert ("error", f"{layout.table}, line {row + 2}", problem) in found
+    assert ("error", "200.Common_Yellowthroat", "0 images in test, expected 30") in found
 
 
 # Fingerprint
