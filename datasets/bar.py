@@ -30,8 +30,8 @@ INFO = DatasetInfo(
     "NeurIPS 2020, arXiv 2007.02561",
     source="git clone https://github.com/alinlab/BAR (the images are in the repository: train/ and test/)",
     expected_counts={
-        "train": (261, 416, 131, 269, 254, 224),
-        "val": (65, 104, 32, 67, 63, 55),
+        "train": (261, 416, 130, 269, 254, 223),
+        "val": (65, 104, 33, 67, 63, 56),
         "test": (105, 159, 42, 132, 85, 131),
     },
 )

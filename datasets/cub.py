@@ -1,7 +1,7 @@
 """CUB-200-2011: photographs of 200 species of birds, the source of WaterBirds and TravelingBirds.
 
 Training and test images are the official ones. There is no official validation split: of each species the first 20 %
-of its training images (``round(0.2 * n)``, in the order of ``spurbench.data.draws.ranked``) are held out, 1,200 in
+of its training images (``round(0.2 * n)``, in the order of ``spurbench.data.draws.name_order``) are held out, 1,200 in
 all. ``travelingbirds`` holds out the same birds.
 
 Boxes come from ``bounding_boxes.txt``, masks from ``segmentations/`` inside ``CUB_200_2011/`` or beside it (where the

@@ -30,6 +30,7 @@ from itertools import product
 from pathlib import Path
 
 from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.draws import name_order
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
@@ -39,7 +40,6 @@ from spurbench.image_dataset import (
     add_masks,
     find_folder,
     list_images,
-    name_order,
     open_records,
 )
 

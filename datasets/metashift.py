@@ -29,13 +29,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spurbench.data.draws import name_order
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.data.image_table import Box
 from spurbench.data.plain_pickle import load_plain_pickle
 from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.errors import DataError
-from spurbench.image_dataset import ImageDataset, find_folder, hold_out_val, list_records, name_order, open_records
+from spurbench.image_dataset import ImageDataset, find_folder, hold_out_val, list_records, open_records
 
 __all__ = ["DATASETS", "open_mixed", "open_unmixed"]
 

@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from spurbench.data.draws import name_order
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.data.image_table import read_text
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
 from spurbench.errors import DataError
-from spurbench.image_dataset import ImageDataset, find_folder, list_records, name_order, open_records, subfolders
+from spurbench.image_dataset import ImageDataset, find_folder, list_records, open_records, subfolders
 
 __all__ = ["CLASSES", "DATASETS", "EVALUATED", "open_nicopp"]
 

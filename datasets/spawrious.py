@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from spurbench.data.draws import name_order
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
-from spurbench.image_dataset import ImageDataset, find_folder, hold_out_val, list_records, name_order, open_records
+from spurbench.image_dataset import ImageDataset, find_folder, hold_out_val, list_records, open_records
 
 __all__ = ["BREEDS", "DATASETS", "PLACES", "Cell", "cells", "open_spawrious"]
 

@@ -3,14 +3,13 @@
 A loader's own file says where the files of its set lie and what they mean; it ends in ``open_records``.
 """
 
-import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
 
+from spurbench.data.draws import VAL_FRACTION, held_out
 from spurbench.data.image_files import ExistingFiles
 from spurbench.data.image_set import ImageRecord, ImageSet, ImageSplit, MaskReader
 from spurbench.dataset import Dataset, DatasetInfo, SplitData
@@ -24,7 +23,6 @@ __all__ = [
     "hold_out_val",
     "list_images",
     "list_records",
-    "name_order",
     "open_records",
     "require_files",
     "subfolders",
@@ -166,31 +164,16 @@ def list_records(base: Path, below: str, *, split: str, y: int, attribute: int |
     ]
 
 
-def name_order(key: str) -> bytes:
-    """Sorting by this shuffles names in an order that is the same everywhere and for ever: that of their sha256.
+def hold_out_val(
+    records: Sequence[ImageRecord], *, share: float = VAL_FRACTION, most: int | None = None
+) -> list[ImageRecord]:
+    """Moves a part of every training group to ``val``, for sets that are published without one; see ``held_out``.
 
-    For draws that published code leaves to the order of a file system or to an unseeded generator. A file more or less
-    moves no other.
+    The order of the records stays.
     """
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def hold_out_val(records: Sequence[ImageRecord], *, share: float = 0.2, most: int | None = None) -> list[ImageRecord]:
-    """Moves ``share`` of every training group to ``val``, for sets that are published without one.
-
-    Of each group (class where there is no attribute) the first in ``name_order`` of their keys go, rounded down, and
-    not more than ``most``. The order of the records stays.
-    """
-    groups: dict[tuple[int, int | None], list[str]] = defaultdict(list)
-    for record in records:
-        if record.split == "train":
-            groups[record.y, record.attribute].append(record.key)
-    held_out = {
-        key
-        for keys in groups.values()
-        for key in sorted(keys, key=name_order)[: int(share * len(keys) + 1e-9)][:most]  # 0.29 * 100 is below 29
-    }
-    return [replace(r, split="val") if r.split == "train" and r.key in held_out else r for r in records]
+    groups = {record.key: (record.y, record.attribute) for record in records if record.split == "train"}
+    held = held_out(groups, share, most)
+    return [replace(r, split="val") if r.split == "train" and r.key in held else r for r in records]
 
 
 def add_masks(records: Sequence[ImageRecord], mask_of: Callable[[ImageRecord], Path]) -> list[ImageRecord]:

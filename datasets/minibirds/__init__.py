@@ -24,16 +24,13 @@ from torch import Tensor
 
 from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.datasets.minibirds.birds import SPECIES
-from spurbench.datasets.minibirds.drawing import CONSTANTS, VERSION, draw
+from spurbench.datasets.minibirds.drawing import CONSTANTS, VERSION, Drawing, draw
 from spurbench.datasets.minibirds.export import OFFICIAL_SPLITS, write_waterbirds
 from spurbench.datasets.minibirds.layout import SIZES, Columns, group_counts, pretext_columns, split_columns
+from spurbench.drawing.sets import SEED, DrawnSplit
 from spurbench.errors import ConfigError, did_you_mean
-from spurbench.types import Sample
 
 __all__ = ["DATASETS", "MiniBirds", "MiniBirdsSplit", "pretext_split"]
-
-SEED: Final = 0
-"""Seed of the published datasets."""
 
 _FOLDERS: Final = {
     100: "waterbird_1.0_forest2water2",
@@ -43,40 +40,12 @@ _FOLDERS: Final = {
 """Training correlation in percent, and what WaterBirds of that correlation calls its folder."""
 
 
-class MiniBirdsSplit:
-    """A split whose images are drawn on access; holds only columns, so it is cheap to make and safe to share."""
+class MiniBirdsSplit(DrawnSplit[Drawing]):
+    """A split with the species and place of its birds."""
 
     def __init__(self, seed: int, name: str, columns: Columns, *, y: Tensor, group: Tensor | None) -> None:
+        super().__init__(name, partial(_draw, seed, name, columns), y=y, group=group)
         self.columns = columns
-        self._seed, self._name = seed, name
-        self._y, self._group = y, group
-
-    @property
-    def y(self) -> Tensor:
-        """int64 [n]."""
-        return self._y
-
-    @property
-    def group(self) -> Tensor | None:
-        """int64 [n], ``2 y + place``; None in a pretext split."""
-        return self._group
-
-    def __len__(self) -> int:
-        return len(self.columns.species)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Draw image ``index``, in 1 to 2 ms."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self._name} has images 0..{len(self) - 1}, not {index}")
-        drawing = draw(self._seed, self._name, index, self.columns.species[index], self.columns.place[index])
-        return Sample(
-            image=torch.from_numpy(drawing.image),
-            y=int(self._y[index]),
-            group=None if self._group is None else int(self._group[index]),
-            index=index,
-            boxes=torch.tensor([drawing.box], dtype=torch.float32),
-            mask=torch.from_numpy(drawing.mask),
-        )
 
 
 class MiniBirds:
@@ -133,6 +102,10 @@ def _info(percent: int) -> DatasetInfo:
         has_masks=True,
         expected_counts={name: group_counts(name, percent) for name in SIZES},
     )
+
+
+def _draw(seed: int, split: str, columns: Columns, index: int) -> Drawing:
+    return draw(seed, split, index, columns.species[index], columns.place[index])
 
 
 def _open(percent: int, _root: Path | None) -> MiniBirds:

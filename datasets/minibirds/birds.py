@@ -1,28 +1,20 @@
 """Birds: 24 species built from ellipses and tapered strokes.
 
 A bird is described in its own frame: x towards the bill, y down, origin in the middle of the body, lengths in image
-sides at scale 1. A ``Pose`` turns its shapes into pixels; ``paint`` puts one shape on a picture. As in ``scenes``, only
-exactly rounded operations are used; rotations are given by the tangent t of half their angle, since
-cos = (1 - t²) / (1 + t²) and sin = 2 t / (1 + t²) need no trigonometric function.
+sides at scale 1. As everywhere in ``spurbench.drawing``, only exactly rounded operations are used.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from math import ceil, floor, sqrt  # the three functions of ``math`` used here are exact or correctly rounded
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
+from spurbench.drawing.planes import Plane, Rgb, tinted
+from spurbench.drawing.shapes import Ellipse, Shape, Stroke, rotation
+from spurbench.drawing.stream import Stream
 
-from spurbench.datasets.minibirds.scenes import SIZE, Plane, Rgb, tinted
-from spurbench.datasets.minibirds.stream import Stream
-
-__all__ = ["SCALES", "SOFTNESS", "SPECIES", "Ellipse", "Pose", "Species", "Stroke", "bird_shapes", "paint", "settle"]
+__all__ = ["SCALES", "SPECIES", "Species", "bird_shapes"]
 
 SCALES: Final = (0.65, 1.1)
 """Range of a bird's size; at 1, lengths in the bird's frame are image sides."""
-
-SOFTNESS: Final = 1.3
-"""Width of an outline's fade from bird to background, pixels."""
 
 _WHITE: Final[Rgb] = (240, 240, 235)
 _CHARCOAL: Final[Rgb] = (60, 60, 65)
@@ -150,105 +142,6 @@ def _waterbird_shape(stream: Stream, member: int) -> dict[str, float]:
 SPECIES: Final = tuple(_species(number) for number in range(len(_LANDBIRDS) + len(_WATERBIRDS)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pose:
-    """A similarity from a bird's frame to pixels: mirror, rotate, scale, shift."""
-
-    cosine: float
-    sine: float
-    mirror: float
-    """-1 turns the bill to the left, 1 to the right."""
-    scale: float
-    """Pixels per unit length."""
-    x: float = 0.0
-    y: float = 0.0
-    """Where the bird's origin goes, pixels."""
-
-    def point(self, x: float, y: float) -> tuple[float, float]:
-        """Where (x, y) goes."""
-        across, down = self.direction(x, y)
-        return self.scale * across + self.x, self.scale * down + self.y
-
-    def direction(self, x: float, y: float) -> tuple[float, float]:
-        """Where the vector (x, y) points, without change of length."""
-        return self.mirror * (self.cosine * x - self.sine * y), self.sine * x + self.cosine * y
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ellipse:
-    """A filled ellipse: half axis ``a`` along (ux, uy), a unit vector, and ``b`` across it."""
-
-    colour: Plane
-    """float64 [3, 1, 1]."""
-    x: float
-    y: float
-    a: float
-    b: float
-    ux: float = 1.0
-    uy: float = 0.0
-
-    def posed(self, pose: Pose) -> Self:
-        """The same ellipse in pixels."""
-        x, y = pose.point(self.x, self.y)
-        ux, uy = pose.direction(self.ux, self.uy)
-        return replace(self, x=x, y=y, a=self.a * pose.scale, b=self.b * pose.scale, ux=ux, uy=uy)
-
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Smallest upright box around it, xyxy."""
-        half_x = sqrt(self.a * self.ux * self.a * self.ux + self.b * self.uy * self.b * self.uy)
-        half_y = sqrt(self.a * self.uy * self.a * self.uy + self.b * self.ux * self.b * self.ux)
-        return self.x - half_x, self.y - half_y, self.x + half_x, self.y + half_y
-
-    def distance(self, x: Plane, y: Plane) -> Plane:
-        """How far points lie outside (to first order at the outline); negative inside."""
-        x, y = x - self.x, y - self.y
-        along, across = (x * self.ux + y * self.uy) / self.a, (y * self.ux - x * self.uy) / self.b
-        level = np.sqrt(along * along + across * across)
-        slope_along, slope_across = along / self.a, across / self.b
-        slope = np.sqrt(slope_along * slope_along + slope_across * slope_across)
-        tiny = 1e-9  # keeps the quotient finite in the very centre
-        return (level - 1.0) * (level + tiny) / (slope + tiny / self.a)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stroke:
-    """A line with round ends from (x0, y0) to (x1, y1) whose half width goes from r0 to r1."""
-
-    colour: Plane
-    """float64 [3, 1, 1]."""
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    r0: float
-    r1: float
-
-    def posed(self, pose: Pose) -> Self:
-        """The same stroke in pixels."""
-        (x0, y0), (x1, y1) = pose.point(self.x0, self.y0), pose.point(self.x1, self.y1)
-        return replace(self, x0=x0, y0=y0, x1=x1, y1=y1, r0=self.r0 * pose.scale, r1=self.r1 * pose.scale)
-
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Smallest upright box around it, xyxy."""
-        return (
-            min(self.x0 - self.r0, self.x1 - self.r1),
-            min(self.y0 - self.r0, self.y1 - self.r1),
-            max(self.x0 + self.r0, self.x1 + self.r1),
-            max(self.y0 + self.r0, self.y1 + self.r1),
-        )
-
-    def distance(self, x: Plane, y: Plane) -> Plane:
-        """How far points lie outside; negative inside."""
-        dx, dy = self.x1 - self.x0, self.y1 - self.y0
-        x, y = x - self.x0, y - self.y0
-        along = np.minimum(np.maximum((x * dx + y * dy) / (dx * dx + dy * dy), 0.0), 1.0)
-        x, y = x - along * dx, y - along * dy
-        return np.sqrt(x * x + y * y) - (self.r0 + (self.r1 - self.r0) * along)
-
-
-Shape = Ellipse | Stroke
-
-
 def bird_shapes(stream: Stream, species: Species) -> list[Shape]:
     """One individual in the bird's frame, back to front; sizes, joints and tints vary about the species' own."""
     length, depth = _varied(stream, species.length, 0.08), _varied(stream, species.depth, 0.08)
@@ -257,11 +150,11 @@ def bird_shapes(stream: Stream, species: Species) -> list[Shape]:
     bare = tinted(stream, species.bare, 0.03)
 
     neck_x, neck_y = 0.75 * length, -0.3 * depth
-    cosine, sine = _rotation(stream.normal(0.648, 0.1))  # the neck rises at 66 ± 9 degrees
+    cosine, sine = rotation(stream.normal(0.648, 0.1))  # the neck rises at 66 ± 9 degrees
     head_x, head_y = neck_x + 0.7 * neck * cosine + 0.03, neck_y - neck * sine - 0.03
     bill_x = head_x + 0.6 * head
 
-    tilted, wing_tilted = _rotation(-0.075), _rotation(-0.125)
+    tilted, wing_tilted = rotation(-0.075), rotation(-0.125)
     return [
         *_legs(stream, species, depth, bare),
         _tail(stream, species, length, wing),
@@ -312,51 +205,3 @@ def _ellipse(colour: Plane, x: float, y: float, a: float, b: float, direction: t
 
 def _varied(stream: Stream, value: float, share: float = 0.12) -> float:
     return value * (1.0 + stream.normal(0.0, share))
-
-
-def _rotation(half_tangent: float) -> tuple[float, float]:
-    """Cosine and sine of the angle whose half has this tangent."""
-    square = half_tangent * half_tangent
-    return (1.0 - square) / (1.0 + square), 2.0 * half_tangent / (1.0 + square)
-
-
-def settle(stream: Stream, shapes: Iterable[Shape]) -> list[Shape]:
-    """The shapes in pixels: randomly sized, turned by a few degrees, facing either way, anywhere they fit.
-
-    A bird longer than the image is centred, so that both its ends are cut alike.
-    """
-    shapes = list(shapes)
-    cosine, sine = _rotation(stream.normal(0.0, 0.075))
-    mirror = 1.0 if stream.below(2) else -1.0
-    pose = Pose(cosine=cosine, sine=sine, mirror=mirror, scale=SIZE * stream.uniform(*SCALES))
-    bounds = [shape.posed(pose).bounds() for shape in shapes]
-    x = _offset(stream, min(b[0] for b in bounds), max(b[2] for b in bounds))
-    y = _offset(stream, min(b[1] for b in bounds), max(b[3] for b in bounds))
-    pose = replace(pose, x=x, y=y)
-    return [shape.posed(pose) for shape in shapes]
-
-
-def _offset(stream: Stream, low: float, high: float, margin: float = 1.0) -> float:
-    """A shift that brings the interval low..high into the image, ``margin`` pixels from its border."""
-    first, last = margin - low, SIZE - margin - high
-    share = stream.uniform()
-    return first + (last - first) * (share if first < last else 0.5)
-
-
-def paint(picture: Plane, coverage: Plane, shape: Shape) -> None:
-    """Draw ``shape`` onto ``picture`` [3, SIZE, SIZE] and raise ``coverage`` [SIZE, SIZE] to its own, both in place.
-
-    Coverage is 1 inside, 0 outside, and falls linearly over SOFTNESS pixels; it is 1/2 on the outline.
-    """
-    left, top, right, bottom = shape.bounds()
-    x0, x1 = max(floor(left) - 1, 0), min(ceil(right) + 1, SIZE)
-    y0, y1 = max(floor(top) - 1, 0), min(ceil(bottom) + 1, SIZE)
-    if x0 >= x1 or y0 >= y1:
-        return
-    x: Plane = np.arange(x0, x1, dtype=np.float64)[None, :] + 0.5
-    y: Plane = np.arange(y0, y1, dtype=np.float64)[:, None] + 0.5
-    cover = np.minimum(np.maximum(0.5 - shape.distance(x, y) / SOFTNESS, 0.0), 1.0)
-    window = picture[:, y0:y1, x0:x1]
-    window += (shape.colour - window) * cover
-    seen = coverage[y0:y1, x0:x1]
-    np.maximum(seen, cover, out=seen)

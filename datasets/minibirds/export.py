@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from spurbench.datasets.minibirds.birds import SPECIES
 from spurbench.datasets.minibirds.drawing import draw
 from spurbench.datasets.minibirds.layout import Columns
-from spurbench.errors import ConfigError
+from spurbench.drawing.files import require_new_folder, save_jpeg, save_mask
 
 __all__ = ["OFFICIAL_SPLITS", "write_waterbirds"]
 
 OFFICIAL_SPLITS = ("train", "val", "test")
 """The splits that the official layout knows, by their number."""
-
-JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +39,7 @@ def write_waterbirds(folder: Path, name: str, seed: int, columns: dict[str, Colu
     Raises:
         ConfigError: ``folder`` is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; name a new folder")
+    require_new_folder(folder)
     images, cub = folder / name, folder / "CUB_200_2011"
     masks = cub / "segmentations"
     for number, species in enumerate(SPECIES, start=1):
@@ -54,11 +49,8 @@ def write_waterbirds(folder: Path, name: str, seed: int, columns: dict[str, Colu
     metadata, names, boxes = [], [], []
     for row in _rows(columns):
         drawing = draw(seed, OFFICIAL_SPLITS[row.split], row.index, row.species, row.place)
-        picture = Image.fromarray(drawing.image.transpose(1, 2, 0))
-        # Without chroma subsampling, which would blur the colours of so small an image.
-        picture.save(images / row.file, quality=JPEG_QUALITY, subsampling=0)
-        mask = Image.fromarray(drawing.mask).convert("L")
-        mask.save((masks / row.file).with_suffix(".png"))
+        save_jpeg(images / row.file, drawing.image)
+        save_mask((masks / row.file).with_suffix(".png"), drawing.mask)
         x0, y0, x1, y1 = drawing.box
         scene = f"/{drawing.background[0]}/{drawing.background}/{row.number:08d}.jpg"
         metadata.append((row.number, row.file, row.y, row.split, row.place, scene))

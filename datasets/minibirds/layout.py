@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from spurbench.datasets.minibirds.birds import SPECIES
 from spurbench.datasets.minibirds.drawing import VERSION
-from spurbench.datasets.minibirds.stream import Stream
+from spurbench.drawing.sets import paired_counts
+from spurbench.drawing.stream import Stream
 
 __all__ = ["SIZES", "Columns", "group_counts", "pretext_columns", "split_columns"]
 
@@ -35,14 +36,7 @@ def group_counts(split: str, percent: int) -> tuple[int, int, int, int]:
 
     Both classes have half of the images. ``val`` and ``test`` have equal groups whatever ``percent`` is.
     """
-    size = SIZES[split]
-    class_size = size // 2
-    aligned, rest = divmod(size * (50 if split in _BALANCED else percent), 100)
-    if rest:
-        raise ValueError(f"{percent} % of {size} images is no whole number")
-    # An odd number of aligned images gives the second class one more.
-    land, water = aligned // 2, aligned - aligned // 2
-    return land, class_size - land, class_size - water, water
+    return paired_counts(SIZES[split], 50 if split in _BALANCED else percent)
 
 
 def split_columns(seed: int, split: str, percent: int) -> Columns:

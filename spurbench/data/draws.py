@@ -1,35 +1,42 @@
 """Choices by chance among named files that come out equal on every machine and with every version of every library.
 
-Names are put in the order of a hash of seed, purpose and name. Neither a file system's order nor a generator's state
-has a part in it, and a name keeps its rank when others come or go.
+Names are put in the order of a hash. Neither a file system's order nor a generator's state has a part in it, and a name
+keeps its rank when others come or go.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
-__all__ = ["VAL_FRACTION", "held_out", "ranked"]
+__all__ = ["VAL_FRACTION", "held_out", "name_order", "ranked"]
 
 VAL_FRACTION = 0.2
 """Part of the training images that is held out where a set has no validation split."""
 
 
-def ranked(names: Iterable[str], purpose: str, seed: int = 0) -> list[str]:
-    """``names`` in the order of ``sha256(f"{seed}/{purpose}/{name}")``."""
-    return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest(), name))
+def name_order(name: str) -> bytes:
+    """Sorting by this shuffles names in an order that is the same everywhere and for ever: that of their sha256.
+
+    For draws that published code leaves to the order of a file system or to an unseeded generator.
+    """
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
-def held_out(
-    labels: Mapping[str, int], fraction: float = VAL_FRACTION, purpose: str = "val", seed: int = 0
-) -> frozenset[str]:
-    """Of each class the first ``round(fraction * n)`` names as ``ranked`` orders them.
+def ranked(names: Iterable[str], purpose: str, seed: int) -> list[str]:
+    """``names`` in the order of ``sha256(f"{seed}/{purpose}/{name}")``, for draws that a user can make anew."""
+    return sorted(names, key=lambda name: (name_order(f"{seed}/{purpose}/{name}"), name))
+
+
+def held_out(groups: Mapping[str, Hashable], share: float = VAL_FRACTION, most: int | None = None) -> frozenset[str]:
+    """Of each group the first ``round(share * n)`` names in ``name_order``, and not more than ``most``.
 
     Args:
-        labels: class of every training image by its name, which must not say where the set lies.
+        groups: group (class where there is no attribute) of every training image by its name, which must not say where
+            the set lies.
     """
-    by_class: dict[int, list[str]] = defaultdict(list)
-    for name, label in labels.items():
-        by_class[label].append(name)
+    members: dict[Hashable, list[str]] = defaultdict(list)
+    for name, group in groups.items():
+        members[group].append(name)
     return frozenset(
-        name for names in by_class.values() for name in ranked(names, purpose, seed)[: round(fraction * len(names))]
+        name for names in members.values() for name in sorted(names, key=name_order)[: round(share * len(names))][:most]
     )

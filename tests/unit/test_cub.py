@@ -57,14 +57,13 @@ def test_the_held_out_part_is_a_function_of_names() -> None:
     assert len(held) == 1200
     assert tuple(np.bincount([labels[name] for name in held], minlength=200)) == COUNTS["val"]
     assert held_out(dict(reversed(labels.items()))) == held
-    assert len(held & held_out(labels, seed=1)) < 400
     # What is held out of one class does not depend on another.
     assert held_out({name: y for name, y in labels.items() if y < 5}) == {name for name in held if labels[name] < 5}
 
 
 def test_the_rule_of_the_draws_stays() -> None:
     """Golden: splits of published tables depend on it."""
-    assert ranked(["a", "b", "c", "d", "e"], "val") == ["a", "e", "d", "b", "c"]
+    assert ranked(["a", "b", "c", "d", "e"], "val", seed=0) == ["a", "e", "d", "b", "c"]
     assert ranked(["a", "b", "c", "d", "e"], "val", seed=1) == ["b", "e", "d", "a", "c"]
 
 

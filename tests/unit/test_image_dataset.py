@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spurbench.data.draws import name_order
 from spurbench.data.image_set import ImageRecord
 from spurbench.errors import DataError
-from spurbench.image_dataset import add_masks, hold_out_val, list_images, list_records, name_order
+from spurbench.image_dataset import add_masks, hold_out_val, list_images, list_records
 
 GROUPS = st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 1) | st.none()), st.integers(0, 40), max_size=6)
 
@@ -30,7 +31,8 @@ def test_a_share_of_every_group_is_held_out(sizes: dict[tuple[int, int | None], 
     after = hold_out_val(before, share=percent / 100)
     assert [replace(r, split="train") for r in after] == before
     held_out = Counter((r.y, r.attribute) for r in after if r.split == "val")
-    assert held_out == {group: percent * size // 100 for group, size in sizes.items() if percent * size // 100}
+    expected = {group: round(percent / 100 * size) for group, size in sizes.items()}
+    assert held_out == {group: number for group, number in expected.items() if number}
 
 
 def test_not_more_than_the_most() -> None:
