@@ -13,7 +13,16 @@ from spurbench.config import BackboneConfig
 from spurbench.errors import ConfigError, DataError, DataMissing, did_you_mean
 from spurbench.io import hash_file
 
-__all__ = ["Backbone", "build_backbone", "check_backbone", "describe_backbone", "require_weights", "resolve_weights"]
+__all__ = [
+    "Backbone",
+    "build_backbone",
+    "check_backbone",
+    "describe_backbone",
+    "local_weights",
+    "read_weights",
+    "require_weights",
+    "resolve_weights",
+]
 
 _RETRIES_NOTE = "run `spurbench prefetch {name}` where there is a network, or choose --weights none or --weights FILE"
 
@@ -256,7 +265,7 @@ def require_weights(config: BackboneConfig) -> None:
         DataMissing: with the command that fetches them.
     """
     if config.weights.startswith("tag:"):
-        _local_file(f"{config.name}.{config.weights.removeprefix('tag:')}")
+        local_weights(f"{config.name}.{config.weights.removeprefix('tag:')}")
 
 
 @cache
@@ -281,7 +290,7 @@ def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbon
     tagged = config.weights.startswith("tag:")
     name = f"{config.name}.{config.weights.removeprefix('tag:')}" if tagged else config.name
     # The file itself: asked for a name, timm would look for a newer one in the network even if it is on this disk.
-    overlay = {"file": str(_local_file(name))} if tagged else None
+    overlay = {"file": str(local_weights(name))} if tagged else None
     trunk = timm.create_model(name, pretrained=tagged, pretrained_cfg_overlay=overlay, num_classes=0)
     if not hasattr(trunk, "forward_intermediates") or not isinstance(getattr(trunk, "feature_info", None), list):
         raise ConfigError(
@@ -299,18 +308,29 @@ def build_backbone(config: BackboneConfig, weights_path: Path | None) -> Backbon
     return backbone
 
 
-def _load_file(backbone: Backbone, path: Path) -> None:
-    """Load a checkpoint of the same model; its classifier is not needed and is left out."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, safetensors or torch's, also one that a trainer has put under ``state_dict``.
+
+    Raises:
+        ConfigError: no such content.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
     except Exception as error:  # any reader error means the same to a user: not a weights file
-        raise ConfigError(f"cannot read weights from {path}: {error}") from error
+        raise ConfigError(f"cannot read weights from {path}: {str(error).partition(chr(10))[0]}") from error
+    found: dict[str, Tensor] = state
+    return found
+
+
+def _load_file(backbone: Backbone, path: Path) -> None:
+    """Load a checkpoint of the same model; its classifier is not needed and is left out."""
+    state = read_weights(path)
     missing, _ = backbone.trunk.load_state_dict(_matching(backbone.trunk, state, path), strict=False)
     if missing:
         raise ConfigError(
@@ -326,8 +346,12 @@ def _matching(trunk: nn.Module, state: dict[str, Tensor], path: Path) -> dict[st
     return state
 
 
-def _local_file(name: str) -> Path:
-    """Weights in timm's local store, or one message instead of a download that hangs on a compute node."""
+def local_weights(name: str) -> Path:
+    """The file in timm's local store, of a model with its tag.
+
+    Raises:
+        DataMissing: it is not there; one message instead of a download that hangs on a compute node.
+    """
     import timm
 
     config = timm.get_pretrained_cfg(name)

@@ -18,7 +18,6 @@ as there, the second object's mask has the pixels that the car hides. ``--datase
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -26,13 +25,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from spurbench.dataset import DatasetInfo, DatasetSpec
+from spurbench.dataset import DatasetInfo
 from spurbench.datasets.minicars.scenes import co_object_shapes, draw_background
 from spurbench.datasets.minicars.vehicles import vehicle_shapes
 from spurbench.drawing import sets
 from spurbench.drawing.files import require_new_folder, save_jpeg, save_mask
 from spurbench.drawing.planes import SIZE, exposed
-from spurbench.drawing.sets import DrawnDataset
+from spurbench.drawing.sets import DrawnDataset, drawn_spec
 from spurbench.drawing.shapes import centre, paint
 from spurbench.drawing.stream import Stream
 
@@ -93,7 +92,6 @@ INFO = DatasetInfo(
         "test": (125,) * 8,
     },
 )
-DATASET: Final = DrawnDataset(info=INFO, family="minicars", draw=draw)
 
 
 def write_urbancars(dataset: DrawnDataset[Drawing], folder: Path) -> None:
@@ -118,4 +116,4 @@ def write_urbancars(dataset: DrawnDataset[Drawing], folder: Path) -> None:
             save_mask(parent / f"{number}_co_occur_obj_mask.png", drawing.co_object, "RGB")
 
 
-DATASETS = {INFO.name: DatasetSpec(info=INFO, open=lambda root: DATASET, write=partial(write_urbancars, DATASET))}
+DATASETS = {INFO.name: drawn_spec(DrawnDataset(info=INFO, family="minicars", draw=draw), write_urbancars)}

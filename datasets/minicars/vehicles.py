@@ -104,9 +104,7 @@ def _wheels(stream: Stream, y: float, radius: float) -> list[Shape]:
 def _trapezoid(
     colour: Plane, lower: tuple[float, float], upper: tuple[float, float], bottom: float, top: float
 ) -> Shape:
-    return Polygon(
-        colour=colour, corners=((lower[0], bottom), (upper[0], top), (upper[1], top), (lower[1], bottom))
-    )
+    return Polygon(colour=colour, corners=((lower[0], bottom), (upper[0], top), (upper[1], top), (lower[1], bottom)))
 
 
 def _varied(stream: Stream, value: float, share: float = 0.06) -> float:

@@ -6,27 +6,54 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from spurbench.config import RunPaths
 from spurbench.errors import ConfigError
-from spurbench.resolve import RunRequest
 
-__all__ = ["cache_folder", "overrides_of", "paths_of", "plugins_of", "print_json", "request_of"]
+if TYPE_CHECKING:
+    from spurbench.config import InputConfig, RunPaths
+    from spurbench.resolve import RunRequest
+
+__all__ = [
+    "cache_folder",
+    "data_root_of",
+    "geometry_of",
+    "overrides_of",
+    "paths_of",
+    "plugins_of",
+    "print_json",
+    "request_of",
+]
 
 
-def paths_of(options: argparse.Namespace) -> RunPaths:
+def paths_of(options: argparse.Namespace) -> "RunPaths":
     """Where things lie, from flags and environment."""
+    from spurbench.config import RunPaths
+
     no_cache = getattr(options, "no_cache", False)
     if no_cache:
         print("no cache: images are decoded by threads whenever they are needed", file=sys.stderr)
     return RunPaths(
         results=Path(options.results_root).expanduser(),
-        data_root=None if options.data_root is None else Path(options.data_root).expanduser(),
+        data_root=data_root_of(options),
         cache=None if no_cache else cache_folder(),
     )
+
+
+def data_root_of(options: argparse.Namespace) -> Path | None:
+    """Where datasets lie."""
+    return None if options.data_root is None else Path(options.data_root).expanduser()
+
+
+def geometry_of(preset: str, resize: int | None) -> "InputConfig":
+    """Geometry of a preset, stored with another side if one is given."""
+    from spurbench.config import InputConfig
+    from spurbench.resolve import load_preset
+
+    geometry = InputConfig(**load_preset(preset).get("input", {}))
+    if resize is None:
+        return geometry
+    return InputConfig(resize=resize, image_size=min(resize, geometry.image_size))
 
 
 def cache_folder() -> Path:
@@ -42,8 +69,10 @@ def plugins_of(options: argparse.Namespace) -> tuple[Path, ...]:
     return tuple(Path(name).expanduser() for name in options.plugin)
 
 
-def request_of(options: argparse.Namespace) -> RunRequest:
+def request_of(options: argparse.Namespace) -> "RunRequest":
     """The run that the flags describe."""
+    from spurbench.resolve import RunRequest  # brings torch, which commands that only read do without
+
     overrides: dict[str, Any] = {}
     short = {"epochs": "train.epochs", "batch_size": "train.batch_size", "lr": "train.optimizer.lr"}
     overrides |= {key: getattr(options, flag) for flag, key in short.items() if getattr(options, flag) is not None}
@@ -63,6 +92,8 @@ def request_of(options: argparse.Namespace) -> RunRequest:
 
 def overrides_of(pairs: Iterable[str]) -> dict[str, Any]:
     """``["method.tau=0.35"]`` to ``{"method.tau": 0.35}``; values are YAML."""
+    import yaml
+
     overrides = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

@@ -10,6 +10,7 @@ from spurbench import __version__
 __all__ = ["parse"]
 
 _ATTRIBUTIONS = ("gradcam", "xgradcam", "input_x_gradient", "integrated_gradients", "uniform")
+_TRACKERS = ("tensorboard", "wandb", "mlflow")
 _COMPARED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg")
 _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
 
@@ -24,6 +25,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "compare",
         "show",
         "explain",
+        "eval",
+        "audit",
         "report",
         "cost",
         "list",
@@ -72,6 +75,8 @@ def _build() -> argparse.ArgumentParser:
     _compare(commands)
     _show(commands)
     _explain(commands)
+    _eval(commands)
+    _audit(commands)
     _report(commands)
     _cost(commands)
     _list(commands)
@@ -90,6 +95,7 @@ def _run(commands) -> None:  # type: ignore[no-untyped-def]
         "train and measure one method on one dataset",
         "spurbench run --method erm --dataset minibirds100",
     )
+    _log(parser)
     _what(parser)
     _where(parser)
     parser.add_argument(
@@ -133,6 +139,7 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
     )
     _plugin(parser)
     _where(parser)
+    _log(parser)
     _json(parser)
 
 
@@ -226,6 +233,60 @@ def _report(commands) -> None:  # type: ignore[no-untyped-def]
         help="pictures of masks on failures of the worst group, one per setting whose weights are there, 0 for none "
         "(default: %(default)s)",
     )  # fmt: skip
+    _plugin(parser)
+    _where(parser)
+
+
+def _eval(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "eval", "measure a finished run on other data with the same classes",
+        "spurbench eval 3f2a --dataset minibirds50",
+    )  # fmt: skip
+    parser.add_argument("run", help="a run's id, the first digits of it, or its folder")
+    parser.add_argument("--dataset", help="name, or a folder with a metadata.csv (default: the run's own)")
+    parser.add_argument("--split", default="test", help="default: %(default)s")
+    parser.add_argument(
+        "--select", choices=_RULES, help="print only this rule's row (default: all whose weights are kept)"
+    )
+    parser.add_argument("--force", action="store_true", help="measure again what was measured before")
+    _plugin(parser)
+    _where(parser)
+    _json(parser)
+
+
+def _audit(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "audit", "tell what a trained classifier decides by; nothing is trained",
+        "spurbench audit model.pth --backbone resnet50 --dataset waterbirds95 --data-root data",
+    )  # fmt: skip
+    parser.add_argument(
+        "model", help="file with a classifier's weights, or the name of a pretrained one: timm's, or torchvision:NAME"
+    )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="what the file's weights belong to: a timm model, or torchvision:NAME"
+    )
+    parser.add_argument("--dataset", required=True, help="name, or a folder with a metadata.csv")
+    parser.add_argument("--split", default="test", help="default: %(default)s")
+    parser.add_argument(
+        "--classes", metavar="FILE",
+        help="JSON file that gives the model's outputs for each class of the dataset: {\"landbird\": [0, 1], ...}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attribution", choices=_ATTRIBUTIONS, action="append",
+        help="what EPG is measured of; may be repeated (default: gradcam)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-size",
+        type=_pixels,
+        metavar="N",
+        help="side of the model's input (default: what the model was made for)",
+    )
+    parser.add_argument(
+        "--resize", type=_pixels, metavar="N",
+        help="side that images are squashed to before the centre is cut (default: what the model was made for)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=_pixels, default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--format", default="table", choices=("table", "csv", "json"), help="how to print")
     _plugin(parser)
     _where(parser)
 
@@ -388,6 +449,18 @@ def _jobs_or_auto(text: str) -> int:
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number of runs from 1, got '{text}'")
+    return int(text)
+
+
+def _log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", action="append", default=[], choices=_TRACKERS, help="also tell this tracker; may be repeated"
+    )
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1, got '{text}'")
     return int(text)
 
 

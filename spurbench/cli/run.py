@@ -16,12 +16,14 @@ def execute(options: argparse.Namespace) -> int:
     config, paths = resolve_run(request_of(options), paths_of(options))
     from spurbench.engine import Silent, run_one
     from spurbench.engine.distributed import Elsewhere, is_first_process
+    from spurbench.tracking import Tracked, require_trackers
 
+    require_trackers(options.log)
     title = f"{config.method.name} on {config.dataset.name}, seed {config.seed}, run {config.run_id()}"
     shown: contextlib.AbstractContextManager[Any] = (
         live_observer(title) if is_first_process() else contextlib.nullcontext(Silent())
     )
-    with shown as live:
+    with shown as live, Tracked(live, options.log, config, paths) as tracked:
         try:
             record = run_one(
                 config,
@@ -29,12 +31,13 @@ def execute(options: argparse.Namespace) -> int:
                 device=options.device,
                 plugins=plugins_of(options),
                 force=options.force,
-                observer=live,
+                observer=tracked,
             )
         except Elsewhere as error:
             return error.exit_code
-    if record is None:  # the first process has it
-        return 0
+        if record is None:  # the first process has it
+            return 0
+        tracked.finish(record)
     if options.json:
         print_json({key: record[key] for key in ("run_id", "config", "rows", "machine")})
     else:

@@ -21,7 +21,9 @@ def execute(options: argparse.Namespace) -> int:
     from spurbench.engine.distributed import find_team
     from spurbench.survey import set_aside, survey
     from spurbench.sweep import load_sweep, plan
+    from spurbench.tracking import require_trackers, tell_finished
 
+    require_trackers(options.log)
     if find_team().size > 1:
         raise ConfigError("start sweeps without torchrun; --jobs N has several runs at once")
     plugins = plugins_of(options)
@@ -54,6 +56,7 @@ def execute(options: argparse.Namespace) -> int:
         print(f"left alone: {left_alone} that failed before; --retry-failed tries again", file=sys.stderr)
     if missing:
         _require_writable(runs[0].paths.results)
+    trackers = _tell_done(options.log, [run for run, state in zip(runs, states, strict=True) if state == "done"])
     results, failures = [], 0
     title = f"sweep {options.file}"
     with contextlib.ExitStack() as stack:
@@ -62,6 +65,7 @@ def execute(options: argparse.Namespace) -> int:
             if not isinstance(outcome, dict):
                 failures += 1
                 continue
+            trackers = tell_finished(trackers, run.config, run.paths, outcome, note)
             row = outcome["rows"][0]
             results.append({"run_id": run.config.run_id(), **{key: row[key] for key in ("label", "dataset", "seed")}})
             note(
@@ -75,6 +79,20 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"runs": len(runs), "done": done, "failed": failures + left_alone, "finished_now": results})
     return 1 if failures or left_alone else 0
+
+
+def _tell_done(trackers: list[str], done: list[Any]) -> list[str]:
+    """Tell trackers of runs that were done before; returns those that work."""
+    from spurbench.engine.run import finished_record
+    from spurbench.tracking import tell_finished
+
+    for run in done if trackers else ():
+        record = finished_record(run.folder)
+        if record is not None:
+            trackers = tell_finished(
+                trackers, run.config, run.paths, record, lambda text: print(text, file=sys.stderr)
+            )  # fmt: skip
+    return trackers
 
 
 def _require_writable(results: Path) -> None:

@@ -28,7 +28,9 @@ __all__ = [
     "decode_samples",
     "mixed_masks",
     "single_threaded_operations",
+    "squash_boxes",
     "squash_image",
+    "squash_mask",
 ]
 
 CHUNK = 16
@@ -71,8 +73,8 @@ def decode_samples(split: Samples, resize: int, indices: Sequence[int]) -> Chunk
         raise mixed_masks(indices[0], indices[-1] + 1)
     return Chunk(
         images=np.stack([squash_image(sample.image, resize) for sample in samples]),
-        masks=np.stack([_squash_mask(mask, resize) for mask in masks]) if masks else None,
-        boxes=[None if s.boxes is None else _squash_boxes(s.boxes, s.image, resize) for s in samples],
+        masks=np.stack([squash_mask(mask, resize) for mask in masks]) if masks else None,
+        boxes=[None if s.boxes is None else squash_boxes(s.boxes, s.image, resize) for s in samples],
     )
 
 
@@ -92,14 +94,16 @@ def squash_image(image_3HW: Tensor, resize: int) -> Bytes:
     return np.asarray(Image.fromarray(pixels_HW3).resize((resize, resize), Image.Resampling.BILINEAR))
 
 
-def _squash_mask(mask_HW: Tensor, resize: int) -> Bytes:
+def squash_mask(mask_HW: Tensor, resize: int) -> Bytes:
+    """A bool mask [H, W] as 0 and 1, [R, R]."""
     pixels_HW: Bytes = np.ascontiguousarray(mask_HW.numpy()).view(np.uint8)
     if pixels_HW.shape == (resize, resize):
         return pixels_HW
     return np.asarray(Image.fromarray(pixels_HW).resize((resize, resize), Image.Resampling.NEAREST))
 
 
-def _squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
+def squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
+    """Boxes of an image [3, H, W] in pixels of its frame, [n, 4]."""
     _, height, width = image_3HW.shape
     size = np.array([width, height, width, height], dtype=np.float64)
     return (boxes_n4.numpy().astype(np.float64) * resize / size).astype(np.float32)

@@ -13,7 +13,7 @@ from spurbench.metrics.group import accuracy, adjusted_accuracy, group_mean_accu
 from spurbench.metrics.stats import wilson
 from spurbench.schema import SCHEMA_VERSION
 
-__all__ = ["failed_record", "identity_columns", "measured_row"]
+__all__ = ["failed_record", "identity_columns", "measured_row", "metric_columns"]
 
 
 def identity_columns(config: RunConfig, method: BaseMethod[Any] | None, status: str) -> dict[str, Any]:
@@ -51,21 +51,16 @@ def measured_row(
     score: float | None,
     split: str,
     result: Measurement,
-    train_counts: tuple[int, ...],
+    train_counts: tuple[int, ...] | None,
     cost: Cost,
     plain_cost: Cost,
 ) -> dict[str, Any]:
     """The row of one selection rule.
 
     Args:
-        train_counts: training samples per group, the weights of ``adjusted_accuracy``.
+        train_counts: training samples per group, the weights of ``adjusted_accuracy``; None if they are not known.
         cost: of the method's model; ``plain_cost`` of backbone and head.
     """
-    counts = result.groups
-    worst = worst_group(counts)
-    low_high: tuple[float, float] | None = None
-    if worst is not None:
-        low_high = wilson(int(counts.correct[worst[1]]), int(counts.n[worst[1]]))
     return {
         **identity_columns(config, method, "finished"),
         "dataset_fingerprint": fingerprint,
@@ -73,11 +68,27 @@ def measured_row(
         "selected_epoch": epoch,
         "selection_score": score,
         "split": split,
+        **metric_columns(info, result, train_counts),
+        "gmacs": cost.gmacs,
+        "gmacs_backbone": plain_cost.gmacs,
+        "params": cost.params,
+        "params_backbone": plain_cost.params,
+    }
+
+
+def metric_columns(info: DatasetInfo, result: Measurement, train_counts: tuple[int, ...] | None) -> dict[str, Any]:
+    """What one measurement says, as a row holds it; see ``measured_row``."""
+    counts = result.groups
+    worst = worst_group(counts)
+    low_high: tuple[float, float] | None = None
+    if worst is not None:
+        low_high = wilson(int(counts.correct[worst[1]]), int(counts.n[worst[1]]))
+    return {
         "n": int(counts.n.sum()),
         "n_correct": int(counts.correct.sum()),
         "accuracy": accuracy(counts),
         "group_mean_accuracy": group_mean_accuracy(counts),
-        "adjusted_accuracy": adjusted_accuracy(counts, train_counts),
+        "adjusted_accuracy": None if train_counts is None else adjusted_accuracy(counts, train_counts),
         "worst_group_accuracy": None if worst is None else worst[0],
         "worst_group": None if worst is None else info.group_names[worst[1]],
         "worst_group_low": None if low_high is None else low_high[0],
@@ -87,10 +98,6 @@ def measured_row(
         "mask_density": result.mask_density,
         "stage_masks": _stage_columns(result),
         "erasure": [asdict(counts) for counts in result.erasure] or None,
-        "gmacs": cost.gmacs,
-        "gmacs_backbone": plain_cost.gmacs,
-        "params": cost.params,
-        "params_backbone": plain_cost.params,
     }
 
 

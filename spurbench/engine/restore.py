@@ -41,10 +41,15 @@ def restore_model(
     position = len(method.phases(config.train)) - 1
     path = weights_file(folder, position, epoch)
     state = load_tensors(path)
+    if state is None and not any(path.parent.glob("*.pt")):
+        raise DataMissing(f"the weights of the run in {folder} are gone; make them again with spurbench run --force")
     if state is None:
         raise DataMissing(
             f"the weights of epoch {epoch + 1} are not kept in {folder}: runs keep those of the default rule "
             "and of the last epoch; choose --select last"
         )
     model.load_state_dict(state)
-    return method, model.to(device).eval(), backbone.mean, backbone.std
+    # In the memory format of training: another one sums in another order.
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    return method, model.eval(), backbone.mean, backbone.std

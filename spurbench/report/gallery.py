@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.config import AttributionName, RunConfig, RunPaths
+from spurbench.config import AttributionName, RunPaths
 from spurbench.data.cache import load_frames
 from spurbench.data.transforms import evaluation_images, evaluation_masks
 from spurbench.dataset import content_key
 from spurbench.engine.run import finished_record, open_dataset
-from spurbench.engine.selection import default_rule
 from spurbench.errors import ConfigError, DataMissing
-from spurbench.io import atomic_write, read_json
+from spurbench.io import atomic_write
+from spurbench.saved import find_run, load_run
 
 __all__ = ["Explained", "ExplainedRun", "draw", "explain", "find_runs"]
 
@@ -65,7 +65,7 @@ def find_runs(results: Path, names: Sequence[str], dataset: str | None = None) -
         ConfigError: runs on several datasets, which share no images.
     """
     if names:
-        return [_find_run(results, name) for name in names]
+        return [find_run(results, name) for name in names]
     records = [(path, finished_record(path)) for path in sorted((results / "runs").glob("*"))]
     datasets = {path: str(record["rows"][0]["dataset"]) for path, record in records if record is not None}
     found = [path for path, name in datasets.items() if dataset in (None, name)]
@@ -81,16 +81,6 @@ def find_runs(results: Path, names: Sequence[str], dataset: str | None = None) -
             f"choose one, for example --dataset {different[0]}, or name runs by id"
         )
     return found
-
-
-def _find_run(results: Path, name: str) -> Path:
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
-    found = sorted(folder for folder in (results / "runs").glob(f"{name}*") if folder.is_dir())
-    if len(found) == 1:
-        return found[0]
-    reason = f"{len(found)} runs begin so: {', '.join(f.name for f in found)}" if found else "none begins so"
-    raise DataMissing(f"no run '{name}' below {results}/runs ({reason}); see: spurbench leaderboard --format json")
 
 
 def explain(
@@ -115,28 +105,10 @@ def explain(
         DataMissing: the run is not finished, or its weights or data are not here.
     """
     from spurbench.attribution.registry import ATTRIBUTIONS
-    from spurbench.engine.restore import restore_model
 
-    record = finished_record(folder)
-    if record is None:
-        raise DataMissing(f"run {folder.name} is not finished; finish it first with the command that began it")
-    begun = read_json(folder / "config.json")
-    try:
-        config = RunConfig(**begun["config"])
-    except ValueError as error:  # options that were renamed since
-        raise DataMissing(
-            f"run {folder.name} was made by another version of spurbench; run it again to draw it"
-        ) from error
-    if paths.data_root is None and paths.dataset_path is None:  # where the run itself found its data
-        paths = paths.model_copy(update={name: value and Path(value) for name, value in begun.get("paths", {}).items()})
-    plugins = plugins or tuple(Path(plugin) for plugin in begun.get("plugins", ()))
-    rules = [row["selection"] for row in record["rows"]]
-    rule = rule or default_rule(rules)
-    if rule not in rules:
-        raise ConfigError(f"run {folder.name} offers the rules {', '.join(rules)}, not {rule}")
-    epoch = record["rows"][rules.index(rule)]["selected_epoch"]
-    method, model, mean, std = restore_model(config, folder, epoch, device, plugins)
-    dataset = open_dataset(config, paths, plugins)
+    run = load_run(folder, rule=rule, device=device, plugins=plugins)
+    config, method, model = run.config, run.method, run.model
+    dataset = open_dataset(config, run.with_data(paths), run.plugins)
     info, split = dataset.info, dataset.split("test")
     frames = load_frames(
         split,
@@ -146,7 +118,7 @@ def explain(
     )
     labels = split.y if split.group is None else split.group
     index = _round_robin(labels, count) if images is None else torch.tensor(list(images))
-    batch = evaluation_images(frames.images[index], config.input, mean, std).to(device)
+    batch = evaluation_images(frames.images[index], config.input, run.mean, run.std).to(device)
     with torch.inference_mode():
         prediction = method.evaluate(model, batch)
     size = config.input.image_size
@@ -182,7 +154,7 @@ def explain(
         )
         for i in range(len(index))
     ]
-    return ExplainedRun(f"{record['rows'][0]['label']} seed {config.seed}", f"{info.name} {info.version}", items)
+    return ExplainedRun(f"{run.row['label']} seed {config.seed}", f"{info.name} {info.version}", items)
 
 
 def draw(runs: Sequence[ExplainedRun], path: Path) -> None:

@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("errors", "types"),
     ("config", "dotted", "schema", "registry", "rng", "io"),
-    ("nn", "metrics", "attribution", "data", "backbone", "checkpoint", "lease", "zoo"),
+    ("nn", "metrics", "attribution", "data", "backbone", "classifiers", "checkpoint", "lease", "zoo"),
     ("method", "dataset", "inference"),
-    ("image_dataset", "image_tree", "composites"),
+    ("image_dataset", "image_tree", "composites", "drawing"),
     ("methods", "datasets"),
     ("costs", "resolve"),
     ("engine",),
-    ("leaderboard", "sweep", "pairing", "predictions", "compare"),
-    ("survey", "clean", "reported"),
+    ("leaderboard", "sweep", "pairing", "predictions", "compare", "saved", "tracking"),
+    ("survey", "clean", "reported", "evaluate", "audit"),
     ("launch", "report", "testing"),
     ("cli",),
 )
@@ -38,12 +38,14 @@ EXTERNAL = {
     "wilds": {"datasets"},
     "rich": {"cli"},
     "pandas": {"leaderboard", "report", "cli", "metrics"},
-    "timm": {"backbone", "zoo", "costs", "cli", "assets"},
+    "timm": {"backbone", "classifiers", "zoo", "costs", "cli", "assets"},
     "pydantic": {"config", "resolve", "sweep", "costs", "methods", "launch"},
     "yaml": {"resolve", "sweep", "launch", "cli"},
     "matplotlib": {"report"},
     "plotly": {"report"},
     "sklearn": {"methods"},
+    "wandb": {"tracking"},
+    "mlflow": {"tracking"},
 }
 """Who may import what."""
 
