@@ -10,8 +10,8 @@ from spurbench import __version__
 __all__ = ["parse"]
 
 _ATTRIBUTIONS = ("gradcam", "xgradcam", "input_x_gradient", "integrated_gradients", "uniform")
-_TRACKERS = ("tensorboard", "wandb", "mlflow")
 _COMPARED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg")
+_TRACKERS = ("tensorboard", "wandb", "mlflow")
 _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
 
 
@@ -95,12 +95,12 @@ def _run(commands) -> None:  # type: ignore[no-untyped-def]
         "train and measure one method on one dataset",
         "spurbench run --method erm --dataset minibirds100",
     )
-    _log(parser)
     _what(parser)
     _where(parser)
     parser.add_argument(
         "--force", action="store_true", help="start over; the old record stays until the new one is done"
     )
+    _log(parser)
     _json(parser)
 
 
@@ -221,22 +221,6 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     _where(parser)
 
 
-def _report(commands) -> None:  # type: ignore[no-untyped-def]
-    parser = _command(
-        commands, "report", "write one page for the browser: leaderboard, plots, masks; it opens without a network",
-        "spurbench report results -o report.html",
-    )  # fmt: skip
-    parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
-    parser.add_argument("-o", "--output", default="report.html", help="page to write (default: %(default)s)")
-    parser.add_argument(
-        "--gallery", type=_count, default=4, metavar="N",
-        help="pictures of masks on failures of the worst group, one per setting whose weights are there, 0 for none "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    _plugin(parser)
-    _where(parser)
-
-
 def _eval(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
         commands, "eval", "measure a finished run on other data with the same classes",
@@ -291,6 +275,22 @@ def _audit(commands) -> None:  # type: ignore[no-untyped-def]
     _where(parser)
 
 
+def _report(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        commands, "report", "write one page for the browser: leaderboard, plots, masks; it opens without a network",
+        "spurbench report results -o report.html",
+    )  # fmt: skip
+    parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
+    parser.add_argument("-o", "--output", default="report.html", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--gallery", type=_count, default=4, metavar="N",
+        help="pictures of masks on failures of the worst group, one per setting whose weights are there, 0 for none "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    _plugin(parser)
+    _where(parser)
+
+
 def _cost(commands) -> None:  # type: ignore[no-untyped-def]
     parser = _command(
         commands, "cost", "multiply-adds and parameters of a method and of its plain backbone",
@@ -317,16 +317,105 @@ def _list(commands) -> None:  # type: ignore[no-untyped-def]
 
 
 def _data(commands) -> None:  # type: ignore[no-untyped-def]
+    from spurbench.cli.data_generate_waterbirds import add_arguments
+
     parser = commands.add_parser("data", help="datasets on disk", description="Datasets on disk.")
     actions = parser.add_subparsers(metavar="ACTION", title="actions", required=True)
+    _data_list(actions)
+    _data_check(actions)
+    _data_prepare(actions)
+    _data_import(actions)
+    _data_export(actions)
     generate = _command(
-        actions, "generate", "write a procedural dataset to a folder in the official layout of the set it stands for",
-        "spurbench data generate minibirds95 --to data",
-        module="data",
+        actions, "generate", "write a procedural dataset in an official layout, or WaterBirds from CUB and Places",
+        "spurbench data generate minibirds95 --to data\n"
+        "  spurbench data generate waterbirds --cub CUB --places PLACES --correlation 0.9 --to data/waterbirds_0.9",
+        module="data_generate",
     )  # fmt: skip
-    generate.add_argument("dataset", help="name of a procedural dataset")
+    generate.add_argument("dataset", help="name of a procedural dataset, or waterbirds")
     generate.add_argument("--to", required=True, metavar="DIR", help="folder to write to")
+    add_arguments(generate)
     _plugin(generate)
+
+
+def _data_list(actions) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        actions, "list", "tell which datasets are here and which are missing; opens no image",
+        "spurbench data list --data-root data",
+        module="data_list",
+    )  # fmt: skip
+    parser.add_argument("filter", nargs="?", default="", help="only names that contain this, and where to get them")
+    _data_root(parser)
+    _plugin(parser)
+    _json(parser)
+
+
+def _data_check(actions) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        actions, "check", "compare a dataset with the published one, and open every file of it",
+        "spurbench data check waterbirds95 --data-root data",
+        module="data_check",
+    )  # fmt: skip
+    parser.epilog = (
+        f"{parser.epilog}\n\nexit: 0 as it should be (maybe with warnings), 1 anything wrong, 2 nothing there"
+    )
+    parser.add_argument("dataset", help="name, or a folder of your own")
+    parser.add_argument(
+        "--fast", action="store_true", help="read only headers of images and sizes of archives, not all of their bytes"
+    )
+    _data_root(parser)
+    _plugin(parser)
+    _json(parser)
+
+
+def _data_prepare(actions) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        actions, "prepare", "unpack the archives of a dataset and decode its images, once for all runs",
+        "spurbench data prepare cub200 --data-root data --archives ~/Downloads",
+        module="data_prepare",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="name")
+    parser.add_argument("--archives", metavar="DIR", help="folder where archives lie, besides --data-root")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch archives that have a stable address; nothing is fetched without"
+    )
+    parser.add_argument(
+        "--resize", type=_pixels, metavar="N", help="side of decoded images (default: that of the dataset's preset)"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="do not decode, only unpack")
+    _data_root(parser)
+    _plugin(parser)
+
+
+def _data_import(actions) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        actions, "import", "make a folder for --dataset DIR from a table or from folders of classes",
+        "spurbench data import splits.csv --images photos --to my_photos\n"
+        "  spurbench data import photos --to my_photos",
+        module="data_import",
+    )  # fmt: skip
+    parser.description = (
+        "Write DIR/metadata.csv; images stay where they are.\n\n"
+        "SOURCE is a table with img_filename,y,split,place or filename,split,y,a (with or without id; splits may be\n"
+        "named, and more than three; masks and boxes), or a folder split/class/attribute/*.jpg or split/class/*.jpg."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="CSV file, or folder of folders")
+    parser.add_argument(
+        "--images", metavar="DIR", help="what a table's file names are relative to (default: the table's folder)"
+    )
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder for the new metadata.csv")
+
+
+def _data_export(actions) -> None:  # type: ignore[no-untyped-def]
+    parser = _command(
+        actions, "export", "write a dataset of image files as a table that SubpopBench and others read",
+        "spurbench data export waterbirds95 --data-root data --to waterbirds95.csv",
+        module="data_export",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="name, or a folder of your own")
+    parser.add_argument("--to", required=True, metavar="FILE", help="CSV file to write")
+    _data_root(parser)
+    _plugin(parser)
 
 
 def _prefetch(commands) -> None:  # type: ignore[no-untyped-def]
@@ -399,15 +488,19 @@ def _what(parser: argparse.ArgumentParser) -> None:
 def _where(parser: argparse.ArgumentParser) -> None:
     """Flags that say where files lie and what computes; no part of a run's identity."""
     _results(parser)
-    parser.add_argument(
-        "--data-root", "--data-dir", "--root-dir", default=os.environ.get("SPURBENCH_DATA"), metavar="DIR",
-        help="folder below which datasets lie (default: $SPURBENCH_DATA)",
-    )  # fmt: skip
+    _data_root(parser)
     parser.add_argument(
         "--no-cache", action="store_true",
         help="decode images whenever they are needed, for sets too large to be stored decoded; equal numbers",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+
+
+def _data_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root", "--data-dir", "--root-dir", default=os.environ.get("SPURBENCH_DATA"), metavar="DIR",
+        help="folder below which datasets lie (default: $SPURBENCH_DATA)",
+    )  # fmt: skip
 
 
 def _results(parser: argparse.ArgumentParser) -> None:
@@ -420,6 +513,12 @@ def _results(parser: argparse.ArgumentParser) -> None:
 def _plugin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="Python file with a METHOD or DATASET of your own"
+    )
+
+
+def _log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", action="append", default=[], choices=_TRACKERS, help="also tell this tracker; may be repeated"
     )
 
 
@@ -452,21 +551,15 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _log(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--log", action="append", default=[], choices=_TRACKERS, help="also tell this tracker; may be repeated"
-    )
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0, got '{text}'")
+    return int(text)
 
 
 def _pixels(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number from 1, got '{text}'")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number from 0, got '{text}'")
     return int(text)
 
 

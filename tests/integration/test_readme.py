@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md", "results/reference/README.md"),
     *("benchmarks/README.md", "docs/add_a_method.md", "docs/slurm.md", "docs/ray.md", "docs/several_gpus.md"),
+    *("docs/finished_runs.md", "docs/datasets.md"),
 ]
 
 

@@ -665,7 +665,7 @@ def test_a_table_without_photographs_is_refused(tmp_path: Path) -> None:
 def command(*arguments: str) -> Any:
     import argparse
 
-    from spurbench.cli import generate as glue
+    from spurbench.cli import data_generate_waterbirds as glue
 
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset")

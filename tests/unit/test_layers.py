@@ -24,7 +24,7 @@ LAYERS = (
     ("engine",),
     ("leaderboard", "sweep", "pairing", "predictions", "compare", "saved", "tracking"),
     ("survey", "clean", "reported", "evaluate", "audit"),
-    ("launch", "report", "testing"),
+    ("launch", "report", "testing", "datatools"),
     ("cli",),
 )
 """Lowest first. A part may import its own layer and those below; circles are refused by a test of their own."""

@@ -1,0 +1,1 @@
+"""What the ``data`` commands do: list, check, unpack, fetch and exchange datasets."""
