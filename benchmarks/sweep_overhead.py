@@ -6,8 +6,9 @@
     ray-plain  Ray Tune function trainables that do nothing, reuse_actors=True: Ray's own cost
     python -c  a new Python process per run that imports torch and timm and does nothing
 
-A no-op run has a model of one weight, no epoch and an image: it goes through planning, lease, checkpoint, measuring and
-record like any other.
+A no-op run has a model of 0.2 million weights, no epoch and eight images: it goes through planning, lease, checkpoint,
+measuring and record like any other. All runs are seeds of one setting; the first of a setting in a process takes 0.2
+seconds more, in which its speed is measured.
 
     python benchmarks/sweep_overhead.py              100 runs each, once
     python benchmarks/sweep_overhead.py --json

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spurbench.dotted import dotted
+from spurbench.dotted import ABSENT, differing, dotted
 from spurbench.errors import ConfigError, DataMissing, did_you_mean
 from spurbench.leaderboard import collect, rule_for
 
@@ -28,9 +28,6 @@ SideName = Literal["A", "B"]
 
 PLACE = ("dataset", "dataset_version", "dataset_fingerprint", "backbone", "weights")
 """Columns that both sides of a comparison share."""
-
-ABSENT = "(absent)"
-"""Stands for the value of an option that a setting does not have."""
 
 _CODE = ("method.version", "method.source", "identity_version")
 """Parts of a configuration that say which code made a run, not what it was asked to do."""
@@ -275,11 +272,8 @@ def labels_of(settings: Sequence[Setting]) -> dict[int, str]:
     """Labels by id; where settings of one place share a label, with the options in which they differ."""
     labels = {}
     for group in _by({id(s): s for s in settings}.values(), lambda s: (s.place, s.label)).values():
-        keys = {key for setting in group for key in setting.options}
-        differing = sorted(
-            key for key in keys if len({repr(setting.options.get(key, ABSENT)) for setting in group}) > 1
-        )
+        keys = differing([setting.options for setting in group])
         for setting in group:
-            extra = ", ".join(f"{key}={setting.options.get(key, ABSENT)}" for key in differing)
+            extra = ", ".join(f"{key}={setting.options.get(key, ABSENT)}" for key in keys)
             labels[id(setting)] = f"{setting.label} {extra}".strip()
     return labels

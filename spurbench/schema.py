@@ -91,7 +91,7 @@ COLUMNS: tuple[Column, ...] = (
     _row("gmacs_backbone", "float", "of the plain backbone and head"),
     _row("params", "int", "parameters"),
     _row("params_backbone", "int", "of the plain backbone and head"),
-    _machine("images_per_second", "float", "evaluation throughput"),
+    _machine("images_per_second", "float", "evaluation throughput; runs that differ in their seed share a measurement"),
     _machine("images_per_second_backbone", "float", "of the plain backbone and head, same batch"),
     _machine("train_images_per_second", "float", "training throughput"),
     _machine("train_seconds", "float", "all phases, all attempts"),

@@ -17,6 +17,7 @@ from spurbench.config import RunConfig, RunPaths, explain_validation
 from spurbench.dotted import dotted
 from spurbench.engine.run import finished_record, has_failed
 from spurbench.errors import ConfigError
+from spurbench.io import read_json
 from spurbench.lease import owner_of
 from spurbench.resolve import RunRequest, resolve_run
 from spurbench.schema import SCHEMA_VERSION
@@ -30,9 +31,11 @@ __all__ = [
     "RunState",
     "SweepFile",
     "load_sweep",
+    "name_of",
     "options_of",
     "plan",
     "seconds_of",
+    "settings_of",
 ]
 
 
@@ -105,7 +108,7 @@ class Extra(_Strict):
     datasets: list[str] = Field(min_length=1)
     seeds: list[Seed] | None = None
     """The sweep's if not given."""
-    backbones: list[str | None] = [None]
+    backbones: list[str | None] = Field(default=[None], min_length=1)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -125,7 +128,7 @@ class SweepFile(_Strict):
     methods: list[MethodGrid] = Field(min_length=1)
     seeds: list[Seed] = Field(default=[0], min_length=1)
     """A list, or a range such as ``0-5`` (both ends included)."""
-    backbones: list[str | None] = [None]
+    backbones: list[str | None] = Field(default=[None], min_length=1)
     """The dataset's preset decides if not given."""
     preset: str | None = None
     train: dict[str, Any] = {}
@@ -141,6 +144,8 @@ class SweepFile(_Strict):
     @field_validator("methods", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return [_with_options(name, options) for name, options in value.items()]
         return [_named(item) for item in value] if isinstance(value, list) else value
 
     @field_validator("seeds", mode="before")
@@ -150,7 +155,8 @@ class SweepFile(_Strict):
 
 
 RunState = Literal["done", "stale", "running", "failed", "stopped", "waiting"]
-"""``stale``: finished under another schema; ``stopped``: begun, and nobody works on it; ``waiting``: not begun."""
+"""``stale``: finished under another schema; ``stopped``: begun, and nobody works on it; ``waiting``: not begun, or left
+until another run has done the training that both have in common."""
 
 
 class Planned(_Strict):
@@ -193,7 +199,22 @@ class Planned(_Strict):
             return "waiting", None
         if owner_of(self.folder) is not None:
             return "running", None
-        return "failed" if has_failed(self.folder) else "stopped", None
+        if has_failed(self.folder):
+            return "failed", None
+        return "stopped" if self.waits_for() is None else "waiting", None
+
+    def waits_for(self) -> Path | None:
+        """The folder of the shared training for which the run was left; None if its last attempt ended otherwise."""
+        try:
+            key = read_json(self.folder / "config.json").get("waits_for")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return self.paths.results / "phases" / key if isinstance(key, str) else None
+
+
+def name_of(run: Planned) -> str:
+    """A run in a line of text."""
+    return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
 
 
 def seconds_of(record: Mapping[str, Any]) -> float | None:
@@ -205,6 +226,19 @@ def seconds_of(record: Mapping[str, Any]) -> float | None:
     return (end - start).total_seconds()
 
 
+class _NoKeyTwice(yaml.SafeLoader):
+    """Of two equal keys YAML's own loader drops the first without a word, and its runs with it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"'{twice[0]}' is there twice; methods may be a list, which can hold a name twice",
+                node.start_mark,
+            )  # fmt: skip
+        return super().construct_mapping(node, deep)
+
+
 def load_sweep(path: Path) -> SweepFile:
     """Read and check a sweep file.
 
@@ -212,18 +246,19 @@ def load_sweep(path: Path) -> SweepFile:
         ConfigError: not there, not YAML, unknown keys, empty lists.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
     except FileNotFoundError as error:
         raise ConfigError(f"no sweep file at {path}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold datasets:, methods: and seeds:")
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path} must hold datasets:, methods: and seeds:; cluster/README.md shows the form")
     try:
         return SweepFile(**tree)
     except ValidationError as error:
-        known = {**SweepFile.model_fields, **MethodGrid.model_fields}
-        raise explain_validation(error, "", known) from error
+        raise ConfigError(f"{path}: {explain_validation(error, '', SweepFile.model_fields)}") from error
 
 
 def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> list[Planned]:
@@ -297,21 +332,24 @@ def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> boo
     Args:
         dataset: as the file names it; a folder's own name is a hash.
     """
-    document = config.model_dump(mode="json")
-    document["method"] = document["method"]["config"]
     facts: dict[str, list[Any]] = {
         "dataset": [config.dataset.name, dataset],
         "backbone": [config.backbone.name],
         "method": [config.method.name],
         "seed": [config.seed],
+        **{key: [value] for key, value in settings_of(config).items()},
     }
-    for name, part in document.items():
-        if isinstance(part, dict):
-            facts |= {key: [value] for key, value in dotted(name, part).items()}
     for key, wanted in pattern.items():
         if not any(value in facts.get(key, []) for value in (wanted if isinstance(wanted, list) else [wanted])):
             return False
     return True
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """All options of a run by dotted key, as a user names them: ``method.tau``, ``train.epochs``."""
+    document = config.model_dump(mode="json", exclude={"seed"})
+    document["method"] = document["method"]["config"]
+    return {key: value for name, part in document.items() for key, value in dotted(name, part).items()}
 
 
 def options_of(method: MethodGrid) -> Iterator[dict[str, Any]]:
@@ -332,7 +370,26 @@ def _draw(source: Range | list[Any], rng: random.Random) -> Any:
 
 
 def _named(value: Any) -> Any:
+    """An entry of a list of methods: a name, ``{name: ...}``, or one name with its options, ``aim: {tau: [...]}``."""
+    if isinstance(value, dict) and len(value) == 1 and not value.keys() & MethodGrid.model_fields.keys():
+        ((name, options),) = value.items()
+        if options is None or isinstance(options, dict):
+            return _with_options(name, options)
     return {"name": value} if isinstance(value, str) else value
+
+
+def _with_options(name: Any, options: Any) -> Any:
+    """``aim: {num_stages: [1, 2], fusion: literal}`` as an entry: lists are values to try, other options stay."""
+    if not isinstance(options, dict):
+        options = {} if options is None else {"grid": options}  # what is neither is refused as a grid
+    entry = {key: value for key, value in options.items() if key in MethodGrid.model_fields and key != "name"}
+    own = {key: value for key, value in options.items() if key not in entry}
+    grid = {key: value for key, value in own.items() if isinstance(value, list)}
+    fixed = {key: value for key, value in own.items() if key not in grid}
+    for key, more in (("grid", grid), ("set", fixed)):
+        if more and isinstance(entry.get(key, {}), dict):
+            entry[key] = {**entry.get(key, {}), **more}
+    return {"name": name, **entry}
 
 
 def _seeds(value: Any) -> Any:
@@ -342,4 +399,6 @@ def _seeds(value: Any) -> Any:
         if last < first:
             raise ValueError(f"a range goes upwards, as in {last}-{first}")
         return list(range(first, last + 1))
+    if isinstance(value, str):
+        raise ValueError("must be a number, a list of numbers, or a range such as 0-5")
     return [value] if isinstance(value, int) else value

@@ -133,6 +133,9 @@ def _sweep(commands) -> None:  # type: ignore[no-untyped-def]
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print what would run, and what is done")
     what.add_argument("--status", action="store_true", help="print where every run stands, and how long the rest takes")
+    parser.add_argument(
+        "--estimate", action="store_true", help="with --dry-run: train each setting briefly here, to reckon the time"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     parser.add_argument(
         "--redo-stale", action="store_true", help="make again what was made with other data or under another schema"

@@ -26,6 +26,8 @@ def execute(options: argparse.Namespace) -> int:
     require_trackers(options.log)
     if find_team().size > 1:
         raise ConfigError("start sweeps without torchrun; --jobs N has several runs at once")
+    if options.estimate and not options.dry_run:
+        raise ConfigError("--estimate goes with --dry-run: it measures and reckons, and starts nothing of the sweep")
     plugins = plugins_of(options)
     runs = plan(load_sweep(Path(options.file)), paths_of(options), plugins)
     found = survey(runs, plugins)

@@ -95,6 +95,7 @@ class Trainer:
         )
         self.state_path = self.folder / "checkpoint" / "state.pt"
         self._phase_key: str | None = None
+        self._held: Path | None = None  # file of the weights that the model has
 
     def run(self, views: Views) -> None:
         """Every phase from where the checkpoint stands to the end."""
@@ -136,10 +137,12 @@ class Trainer:
         return {name: row[name] for name in ("val_accuracy", "val_wga", "val_worst_class")}
 
     def load_candidate(self, candidate: Candidate) -> nn.Module:
-        """The model with those weights."""
-        state = load_tensors(candidate.path)
-        assert state is not None, candidate.path
-        self.model.load_state_dict(state)
+        """The model with those weights; those of the last epoch it has already."""
+        if self._held != candidate.path:
+            state = load_tensors(candidate.path)
+            assert state is not None, candidate.path
+            self.model.load_state_dict(state)
+            self._held = candidate.path
         return self.model
 
     def tidy(self) -> None:
@@ -193,6 +196,7 @@ class Trainer:
 
     def _train_or_take_over(self, phase: Phase, position: int, view: View, state: PhaseState) -> None:
         """Train a phase from where it stands, unless a run with an equal one has left its outcome."""
+        self._held = None
         if self._phase_key is None or self.team.size > 1:
             self._train(phase, position, view, state)
             return
@@ -204,7 +208,7 @@ class Trainer:
             if lease is not None:
                 break
             if not self.patient:
-                raise PhaseHeld
+                raise PhaseHeld(self._phase_key)
             self.observer.progress(f"waiting for phase {phase.name} of another run", 0, 1, {})
             self.stop.check()
             time.sleep(_POLL_SECONDS)
@@ -255,7 +259,7 @@ class Trainer:
             self._remember(
                 {"phase": phase.name, "epoch": -1, "position": position, "eligible": True, **self._validate("val")}
             )
-            save_tensors(self._weights_path(position, -1), self.model.state_dict())
+            self._keep_weights(position, -1)
             return
         train_phase(
             self.config,
@@ -285,13 +289,17 @@ class Trainer:
         kept = {epoch for epoch, _ in chosen.values()}
         # Order matters for a kill at any moment: weights first, then the state that refers to them, then cleaning.
         if row["epoch"] in kept:
-            save_tensors(self._weights_path(position, row["epoch"]), self.model.state_dict())
+            self._keep_weights(position, row["epoch"])
         self._save(position, state, begun=True)
         for path in (self.folder / "weights").glob(f"phase{position}_epoch*.pt"):
             if path not in {self._weights_path(position, epoch) for epoch in kept}:
                 path.unlink(missing_ok=True)
         self._log(row)
         self.observer.epoch(row)
+
+    def _keep_weights(self, position: int, epoch: int) -> None:
+        self._held = self._weights_path(position, epoch)
+        save_tensors(self._held, self.model.state_dict())
 
     def _remember(self, row: dict[str, Any]) -> None:
         self.rows.append(row)

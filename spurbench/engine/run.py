@@ -196,10 +196,9 @@ def _work(job: _Job, dataset: Dataset) -> dict[str, Any]:
             record = _train_and_evaluate(job, dataset, started)
     except (Interrupted, ResultConflict, KeyboardInterrupt):
         raise
-    except PhaseHeld:
-        write_json(
-            job.folder / "config.json", {**read_json(job.folder / "config.json"), "attempts": started["attempts"] - 1}
-        )
+    except PhaseHeld as held:
+        before = {**read_json(job.folder / "config.json"), "attempts": started["attempts"] - 1}
+        write_json(job.folder / "config.json", {**before, "waits_for": str(held)})
         raise
     except Exception as error:
         raise _failure(job, error, started) from error
@@ -403,7 +402,7 @@ def _failure(job: _Job, error: Exception, started: _Started) -> SpurbenchError:
     elif isinstance(error, OSError) and error.errno in (*_FULL, errno.EACCES, errno.EROFS):
         shown = _cannot_write(job, error)
     elif isinstance(error, torch.OutOfMemoryError):
-        shown = RunFailed(f"out of device memory; try a smaller --set train.batch_size=...: {error}")
+        shown = RunFailed(f"out of device memory; try a smaller train.batch_size: {error}")
     else:
         shown = RunFailed(f"{type(error).__name__}: {error} (run again with --debug to see where)")
     if finished_record(job.folder) is None:

@@ -31,7 +31,7 @@ _PLAIN = ("build", "training_step", "evaluate", "head", "state_dict")
 
 
 class PhaseHeld(Exception):
-    """Another process is training an equal phase, and this run need not wait for it."""
+    """Another process is training an equal phase, and this run need not wait for it; its argument is the key."""
 
 
 def has_plain_steps(method: BaseMethod[Any]) -> bool:

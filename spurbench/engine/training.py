@@ -24,6 +24,10 @@ __all__ = ["Meter", "PhaseState", "make_optimizer", "rate_at", "set_trainable", 
 
 _LOOK_EVERY = 50
 """Steps between two looks at the losses for non-finite values."""
+_LOW_RATE = 1e-7
+"""At most this, a learning rate is hardly the reason for a loss that is not finite."""
+_HIGH_RATE = 1e-2
+"""The most that is advised."""
 _SHOW_SECONDS = 0.5
 _SAVE_SECONDS = 600.0
 """Longest training time that an abrupt end can cost within an epoch."""
@@ -239,7 +243,19 @@ def _refuse_bad_weights(state: PhaseState, phase: Phase) -> None:
 def _not_finite(what: str, state: PhaseState, phase: Phase) -> RunFailed:
     return RunFailed(
         f"{what} of epoch {state.epoch + 1} (phase {phase.name}); training stopped and the last good checkpoint is "
-        f"kept; try a lower learning rate, for example --set train.optimizer.lr={phase.optimizer.lr / 10:g}"
+        f"kept; {_advice(phase.optimizer)}"
+    )
+
+
+def _advice(optimizer: OptimizerConfig) -> str:
+    """What to try after a loss that was not finite: the larger one of the two rates is lowered, within reason."""
+    name, rate = max((("lr", optimizer.lr), ("head_lr", optimizer.head_lr or 0.0)), key=lambda pair: pair[1])
+    if rate <= _LOW_RATE:
+        return f"its learning rate, {rate:g}, is low already: look at the data and at the method's options"
+    lower = min(rate / 10, _HIGH_RATE)
+    return (
+        f"try a lower learning rate, such as --set train.optimizer.{name}={lower:g}, in a sweep file "
+        f"train: {{optimizer: {{{name}: {lower:g}}}}}"
     )
 
 

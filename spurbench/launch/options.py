@@ -12,7 +12,7 @@ from spurbench.io import write_json
 from spurbench.lease import owner_of
 from spurbench.sweep import Planned
 
-__all__ = ["Board", "LaunchOptions", "Outcomes", "bury", "name_of"]
+__all__ = ["Board", "LaunchOptions", "Outcomes", "bury", "from_anywhere"]
 
 Outcomes = Iterator[tuple[Planned, dict[str, Any] | SpurbenchError]]
 """Runs as they end, each with its record or with the error that stopped it."""
@@ -57,9 +57,10 @@ class Board(Protocol):
         """A worker's run has ended an epoch."""
 
 
-def name_of(run: Planned) -> str:
-    """A run in a line of text."""
-    return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
+def from_anywhere(run: Planned) -> Planned:
+    """The run with paths that mean the same wherever a process starts. Links stay: nodes may see other disks behind."""
+    paths = {name: path.absolute() for name, path in run.paths if path is not None}
+    return run.model_copy(update={"paths": run.paths.model_copy(update=paths)})
 
 
 def bury(run: Planned, error: SpurbenchError, machine: Mapping[str, Any]) -> None:

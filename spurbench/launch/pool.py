@@ -19,9 +19,9 @@ import torch
 from spurbench.engine import Interrupted, run_one
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import RunFailed, SpurbenchError
-from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, name_of
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury
 from spurbench.launch.room import Room, room_for
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, name_of
 
 __all__ = ["devices_for", "launch", "run_pool"]
 

@@ -11,18 +11,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from spurbench.config import RunPaths
 from spurbench.dataset import find_dataset
 from spurbench.engine import Interrupted
 from spurbench.engine.stop import StopFlag, stop_on_signals
 from spurbench.errors import ConfigError, RunFailed
 from spurbench.io import read_json, write_json
-from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, name_of
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, bury, from_anywhere
 from spurbench.launch.ray_cluster import connected, require_ray, resources_for
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, name_of
 
 __all__ = ["launch"]
 
@@ -44,7 +42,7 @@ def launch(runs: Sequence[Planned], options: LaunchOptions, board: Board) -> Out
         Interrupted: a signal; every run has been saved.
     """
     require_ray(options)
-    waiting = [_absolute(run) for run in runs]
+    waiting = [from_anywhere(run) for run in runs]
     if options.stop_early is not None:
         _require_metric(waiting, options)
         waiting = [run for run in waiting if not _ended_before(run, options.stop_early, board)]
@@ -138,7 +136,7 @@ class _Experiment:
         desk = Desk(
             mailbox=self.name,
             device=_device_for(self.options, resources.get("gpu", 0)),
-            plugins=tuple(plugin.resolve() for plugin in self.options.plugins),
+            plugins=tuple(plugin.absolute() for plugin in self.options.plugins),
             patient=self.patient,
             stop_early=metric,
         )
@@ -217,12 +215,6 @@ class _Experiment:
         rule = self.options.stop_early and f"asha {self.options.stop_early}"
         bury(run, error, {"launcher": "ray", "early_stopping": rule})
         return error
-
-
-def _absolute(run: Planned) -> Planned:
-    """The run with paths that mean the same in every process."""
-    paths = {name: path and Path(path).resolve() for name, path in run.paths.model_dump().items()}
-    return Planned(config=run.config, paths=RunPaths(**paths))
 
 
 def _device_for(options: LaunchOptions, gpus: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from spurbench.engine.provenance import now_utc
 from spurbench.errors import ConfigError, cannot_write_results
-from spurbench.launch.options import Board, LaunchOptions, Outcomes
+from spurbench.launch.options import Board, LaunchOptions, Outcomes, from_anywhere
 from spurbench.launch.slurm_job import SlurmTask, record_key
 from spurbench.launch.slurm_profile import SlurmProfile, load_profile
 from spurbench.launch.slurm_queue import JobNote, QueuedJob, QueueSilent, count, jobs_of, note_of, write_note
@@ -41,10 +41,10 @@ def launch(runs: Sequence[Planned], options: LaunchOptions, board: Board) -> Out
     _require_tools()
     if not runs:
         return
-    runs = [_absolute(run) for run in runs]
+    runs = [from_anywhere(run) for run in runs]
     records = {run.run_id: record_key(run) for run in runs}
     with _alone(runs[0].paths.results):
-        missing = _not_queued(runs, board)
+        missing = _not_queued(runs, profile, board)
         if missing:
             _submit(missing, profile, options, records, board)
     if options.wait:
@@ -79,12 +79,6 @@ def _require_tools() -> None:
         )
 
 
-def _absolute(run: Planned) -> Planned:
-    """The run with paths that mean the same wherever a job starts."""
-    paths = {name: path.absolute() for name, path in run.paths if path is not None}
-    return run.model_copy(update={"paths": run.paths.model_copy(update=paths)})
-
-
 @contextlib.contextmanager
 def _alone(results: Path) -> Iterator[None]:
     """One process at a time asks the queue and submits, so that two do not submit the same."""
@@ -100,7 +94,7 @@ def _alone(results: Path) -> Iterator[None]:
         yield
 
 
-def _not_queued(runs: Sequence[Planned], board: Board) -> list[Planned]:
+def _not_queued(runs: Sequence[Planned], profile: SlurmProfile, board: Board) -> list[Planned]:
     """Runs that no job will bring, and that nobody works on elsewhere."""
     try:
         jobs = _settled(runs, board)
@@ -108,11 +102,28 @@ def _not_queued(runs: Sequence[Planned], board: Board) -> list[Planned]:
         raise ConfigError(f"SLURM does not answer, nothing was submitted: {error}") from error
     if jobs:
         board.note(f"{count(len(jobs), 'run')} already in the queue, not submitted again")
+        pending = [run for run in runs if run.run_id in jobs and jobs[run.run_id].state == "PENDING"]
+        _tell_of_other_profiles(pending, profile, board)
     missing = [run for run in runs if run.run_id not in jobs]
     held = [run for run in missing if note_of(run) is None and run.state == "running"]
     if held:
         board.note(f"{count(len(held), 'run')} being computed outside of SLURM, left to whoever does it")
     return [run for run in missing if run not in held]
+
+
+def _tell_of_other_profiles(pending: Sequence[Planned], profile: SlurmProfile, board: Board) -> None:
+    """A profile that was changed after jobs were submitted is not theirs: say so, and how it becomes theirs."""
+    wanted = profile.model_dump(mode="json")
+    others = [note for run in pending if (note := note_of(run)) and note.profile and note.profile != wanted]
+    if not others:
+        return
+    asked = others[0].profile or {}
+    changes = [f"{key} {asked.get(key)}, now {value}" for key, value in wanted.items() if asked.get(key) != value]
+    jobs = " ".join(dict.fromkeys(note.job_id for note in others))
+    board.note(
+        f"{count(len(others), 'run')} in the queue with another profile ({'; '.join(changes)}); to submit what has "
+        f"not begun with this one: scancel --state=PENDING {jobs}, then the same command again"
+    )
 
 
 def _settled(runs: Sequence[Planned], board: Board) -> dict[str, QueuedJob]:
@@ -180,6 +191,7 @@ def _submit(
             name=name,
             log=str(job.paths.stdout),
             submitted_at=now_utc(),
+            profile=profile.model_dump(mode="json"),
         )
         for run in part:
             write_note(run, note)

@@ -11,8 +11,7 @@ from spurbench.engine.provenance import now_utc
 from spurbench.engine.stop import stop_on_signals
 from spurbench.io import hash_file
 from spurbench.launch.local import launch_local
-from spurbench.launch.options import name_of
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, name_of
 
 __all__ = ["SlurmTask", "record_key"]
 

@@ -47,6 +47,8 @@ class JobNote:
     """Of the submission: tells the job from another cluster's with the same number."""
     log: str
     submitted_at: str
+    profile: dict[str, Any] | None = None
+    """What the job was asked for; None in notes of versions that did not tell."""
 
     @property
     def full_id(self) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from spurbench.engine.run import finished_record
 from spurbench.errors import RunFailed, SpurbenchError
 from spurbench.io import read_json
-from spurbench.launch.options import Board, Outcomes, name_of
+from spurbench.launch.options import Board, Outcomes
 from spurbench.launch.slurm_job import record_key
 from spurbench.launch.slurm_queue import QueueSilent, count, jobs_of, note_of
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, name_of
 
 __all__ = ["follow"]
 
@@ -88,11 +88,12 @@ class _Queue:
             self._tell(f"SLURM does not answer, waiting: {error}")
             return
         self._answered = self._asked
+        states: Counter[str] = Counter()
         for run in runs:
-            run_id = run.run_id
-            alive = run_id in jobs or run.state == "running"
-            self.misses[run_id] = 0 if alive else self.misses[run_id] + 1
-        states = Counter(job.state.lower() for job in jobs.values())
+            job, running = jobs.get(run.run_id), run.state == "running"
+            self.misses[run.run_id] = 0 if job or running else self.misses[run.run_id] + 1
+            if job:  # one that runs does its runs in turn
+                states["next in a running job" if job.state == "RUNNING" and not running else job.state.lower()] += 1
         self._tell(", ".join(f"{count(number, 'run')} {state}" for state, number in sorted(states.items())))
 
     def _tell(self, text: str) -> None:

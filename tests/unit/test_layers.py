@@ -23,7 +23,7 @@ LAYERS = (
     ("costs", "resolve"),
     ("engine",),
     ("leaderboard", "sweep", "pairing", "predictions", "compare", "saved", "tracking"),
-    ("survey", "clean", "reported", "evaluate", "audit"),
+    ("survey", "estimate", "clean", "reported", "evaluate", "audit"),
     ("launch", "report", "testing", "datatools"),
     ("cli",),
 )

@@ -1,12 +1,16 @@
 """Weights are fetched for models by name, and for all that a sweep file needs."""
 
+import http.server
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 
-from spurbench.cli import main
+from spurbench import backbone
+from spurbench.cli import main, prefetch
 
 SWEEP = "datasets: [waterbirds95, minibirds100]\nmethods: [erm, 'aim[1,25%]']\nbackbones: [{backbones}]\nseeds: 0-2\n"
 
@@ -23,6 +27,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return None
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(prefetch, "_require_hub", lambda name: None)
     return names
 
 
@@ -46,3 +51,46 @@ def test_shipped_weights_need_not_be_fetched(
 
 def test_a_file_that_is_not_there_is_a_mistake(fetched: list[str]) -> None:
     assert main(["prefetch", "nowhere.yaml"]) == 2
+
+
+def test_what_is_on_disk_needs_no_network(
+    fetched: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backbone, "require_weights", lambda config: None)
+    assert main(["prefetch", "resnet18", "resnet18.tv_in1k"]) == 0
+    assert fetched == []
+    assert capsys.readouterr().out == "resnet18: on disk\nresnet18.tv_in1k: on disk\n"
+
+
+def test_without_a_network_one_line_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub's client tries for half a minute, and prints each try."""
+    nobody = "http://127.0.0.1:9"  # the port of a service that throws away what it gets; closed everywhere
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(prefetch, "_is_here", lambda name: False)
+    started = time.monotonic()
+    assert main(["prefetch", "resnet18"]) == 2
+    assert time.monotonic() - started < 5
+    told = capsys.readouterr().err
+    assert told.startswith(f"spurbench: cannot fetch the weights of resnet18: {nobody} does not answer (")
+    assert told.endswith("run this where there is a network, or use --weights FILE\n")
+    assert "Retrying" not in told
+
+
+def test_a_hub_that_answers_is_asked_for_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        prefetch._require_hub("resnet18")
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,11 +1,17 @@
 """Profiles of the SLURM launcher: what they say to sbatch, and what is wrong with them in words."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from spurbench.config import RunPaths
 from spurbench.errors import ConfigError
+from spurbench.launch import slurm, slurm_wait
 from spurbench.launch.slurm_profile import SlurmProfile, load_profile
+from spurbench.launch.slurm_queue import JobNote, QueuedJob, note_of, write_note
+from spurbench.lease import Lease
+from spurbench.sweep import MethodGrid, Planned, SweepFile, plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +117,67 @@ def test_a_job_that_no_node_can_take_comes_with_advice(monkeypatch: pytest.Monke
         "and start the same command again",
         "1 run in SLURM's job 8, pending (Resources)",
     ]
+
+
+class Board:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def planned(folder: Path, seeds: int) -> list[Planned]:
+    sweep = SweepFile(datasets=["minibirds100"], methods=[MethodGrid(name="erm")], seeds=list(range(seeds)))
+    return plan(sweep, RunPaths(results=folder / "results", cache=folder / "cache"))
+
+
+def submitted(run: Planned, task: int, profile: SlurmProfile | None) -> None:
+    asked = None if profile is None else profile.model_dump(mode="json")
+    write_note(run, JobNote(job_id="12", array_task=task, name="n", log="l", submitted_at="now", profile=asked))
+
+
+def test_jobs_that_wait_with_another_profile_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = planned(tmp_path, 5)
+    old, new = SlurmProfile(time_minutes=60), SlurmProfile(time_minutes=5, partition="gpu")
+    for task, (run, profile) in enumerate(zip(runs, (old, old, new, None, old), strict=True)):
+        submitted(run, task, profile)
+    states = ("PENDING", "RUNNING", "PENDING", "PENDING", "PENDING")
+    jobs = {run.run_id: QueuedJob(name="n", state=state, reason="") for run, state in zip(runs, states, strict=True)}
+    monkeypatch.setattr(slurm, "jobs_of", lambda runs: jobs)
+    board = Board()
+    assert slurm._not_queued(runs, new, board) == []  # type: ignore[arg-type]
+    assert board.notes == [
+        "5 runs already in the queue, not submitted again",
+        "2 runs in the queue with another profile (partition None, now gpu; time_minutes 60, now 5); to submit what "
+        "has not begun with this one: scancel --state=PENDING 12, then the same command again",
+    ]
+    board = Board()
+    assert slurm._not_queued(runs[2:4], new, board) == []  # type: ignore[arg-type]
+    assert len(board.notes) == 1, "a job with this profile, and one of which nothing is known"
+
+
+def test_a_note_of_an_older_version_is_read(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, 1)
+    submitted(run, 0, None)
+    note = json.loads((run.folder / "job.json").read_text())
+    del note["profile"]
+    (run.folder / "job.json").write_text(json.dumps(note))
+    found = note_of(run)
+    assert found is not None
+    assert found.full_id == "12_0"
+
+
+def test_of_a_job_that_does_its_runs_in_turn_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = planned(tmp_path, 3)
+    jobs = {run.run_id: QueuedJob(name="n", state="RUNNING", reason="") for run in runs[:2]}
+    jobs[runs[2].run_id] = QueuedJob(name="n", state="PENDING", reason="")
+    monkeypatch.setattr(slurm_wait, "jobs_of", lambda runs: jobs)
+    board = Board()
+    queue = slurm_wait._Queue(board)  # type: ignore[arg-type]
+    with Lease.try_take(runs[0].folder) or pytest.fail("no lease"):
+        queue.look(runs)
+    assert board.notes == ["1 run next in a running job, 1 run pending, 1 run running"]
+    assert not any(queue.misses.values())

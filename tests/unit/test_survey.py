@@ -1,17 +1,20 @@
 """What a sweep's folder holds: finished runs that no longer count, time, disk, shared trainings."""
 
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spurbench import survey as surveying
-from spurbench.config import RunPaths
+from spurbench.config import RunConfig, RunPaths
 from spurbench.engine import run_one
 from spurbench.io import folder_bytes
-from spurbench.survey import disk_bytes, expected_bytes, set_aside, shared_trainings, survey
+from spurbench.lease import Lease
+from spurbench.survey import awaited, disk_bytes, expected_bytes, set_aside, shared_trainings, survey, told_apart
 from spurbench.sweep import MethodGrid, Planned, SweepFile, plan
 
 TOYS = Path(__file__).parents[1] / "integration" / "toys.py"
@@ -39,7 +42,7 @@ def record_of(run: Planned) -> dict[str, Any]:
     return document
 
 
-def write_record(run: Planned, **machine: Any) -> None:
+def write_record(run: Planned, config: RunConfig | None = None, **machine: Any) -> None:
     """A finished record as far as a survey reads it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     moments = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:01:40+00:00"}
@@ -48,6 +51,7 @@ def write_record(run: Planned, **machine: Any) -> None:
         "status": "finished",
         "rows": [{"dataset_fingerprint": "first"}],
         "machine": {"attempts": 1, **moments, **machine},
+        "config": None if config is None else config.model_dump(mode="json"),
     }
     (run.folder / "result.json").write_text(json.dumps(record))
 
@@ -124,3 +128,69 @@ def test_disk_is_counted_and_expected(tmp_path: Path) -> None:
     assert everything / 2 < there < everything, "weights lie in the shared training as well, and count there in part"
     assert kept / 3 < everything < 1.2 * kept < most
     assert there + folder_bytes(tmp_path / "results" / "phases") > 1.4 * everything
+
+
+def test_a_run_that_was_left_for_a_shared_training_waits_for_who_does_it(tmp_path: Path) -> None:
+    first, second = runs_of(tmp_path, "erm", "refit")
+    run_one(first.config, first.paths, device="cpu", plugins=(TOYS,))
+    (phase,) = (path for path in (tmp_path / "results" / "phases").iterdir() if path.is_dir())
+    for part in phase.iterdir():
+        part.unlink()
+    (first.folder / "result.json").unlink()
+    with Lease.try_take(phase) or pytest.fail("no lease"):
+        assert run_one(second.config, second.paths, device="cpu", plugins=(TOYS,), wait=False) is None
+        states = survey([first, second], (TOYS,)).states
+        assert states == ["stopped", "waiting"]
+        (stranger,) = awaited([first, second], states).items()
+        assert stranger == (f"process {os.getpid()} on {socket.gethostname()}", 1)
+        with Lease.try_take(first.folder) or pytest.fail("no lease"):
+            states = survey([first, second], (TOYS,)).states
+            assert states == ["running", "waiting"]
+            assert awaited([first, second], states) == {"erm on toys, seed 0": 1}
+    assert not awaited([first, second], survey([first, second], (TOYS,)).states), "nobody does it any more"
+    assert run_one(second.config, second.paths, device="cpu", plugins=(TOYS,)) is not None
+    assert second.state == "done"
+    assert second.waits_for() is None
+
+
+def test_time_left_is_judged_by_like_runs_of_other_sweeps_as_well(tmp_path: Path) -> None:
+    before = runs_of(tmp_path, "erm", "chain", "weighted")
+    write_record(before[0], config=before[0].config)
+    write_record(before[1], config=before[1].config, finished_at="2026-01-01T00:10:00+00:00")
+    (before[2].folder).mkdir(parents=True)
+    (before[2].folder / "result.json").write_text(json.dumps({"status": "finished", "rows": [{}], "machine": {"a": 1}}))
+    sweep = SweepFile(
+        datasets=["toys"],
+        methods=[MethodGrid(name="erm"), MethodGrid(name="noisy")],
+        train={**RECIPE, "optimizer": {"lr": 1e-3}},
+        set={"input.resize": 32, "input.image_size": 32, "backbone.weights": "none"},
+    )
+    runs = plan(sweep, before[0].paths, (TOYS,))
+    # erm as the other sweep's erm, and noisy like all that are known to be like runs of this sweep
+    assert survey(runs, (TOYS,)).seconds_left(runs) == (100 + 100, 1)
+
+
+def test_runs_are_told_apart_by_label_and_by_the_options_in_which_they_differ(tmp_path: Path) -> None:
+    sweep = SweepFile.model_validate(
+        {
+            "datasets": ["toys"],
+            "methods": {
+                "erm": None,
+                "aim": {"num_stages": [1, 2], "tau": [0.25], "fusion": ["guided", "literal"]},
+                "mixup": {"train.optimizer.lr": [1e-4, 1e-3], "train": {"epochs": 2}},
+            },
+            "seeds": "0-1",
+            "set": {"input.resize": 32, "input.image_size": 32, "backbone.weights": "none"},
+        }
+    )
+    runs = plan(sweep, RunPaths(results=tmp_path / "results", cache=tmp_path / "cache"), (TOYS,))
+    one_seed = [
+        ("ERM", ""),
+        ("AIM[1,25%]", "fusion=guided"),
+        ("AIM[1,25%]", "fusion=literal"),
+        ("AIM[2,25%]", "fusion=guided"),
+        ("AIM[2,25%]", "fusion=literal"),
+        ("Mixup", "train.optimizer.lr=0.0001"),
+        ("Mixup", "train.optimizer.lr=0.001"),
+    ]
+    assert told_apart(runs, (TOYS,)) == 2 * one_seed

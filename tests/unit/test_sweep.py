@@ -206,6 +206,78 @@ def test_every_ready_sweep_is_planned_without_data_and_listed(file: str, tmp_pat
     assert f"| {len(runs)}" in line
 
 
+def loaded(folder: Path, text: str) -> SweepFile:
+    path = folder / "grid.yaml"
+    path.write_text(text)
+    return load_sweep(path)
+
+
+def test_methods_as_a_mapping_are_the_list_of_their_grids_in_the_same_order(tmp_path: Path) -> None:
+    mapping = """
+        erm:
+        aim: {num_stages: [1, 2], tau: [0.25], fusion: literal}
+        mixup: {train: {epochs: 12}, alpha: 0.3}
+        dfr: {random: {draws: 2, penalties: [a, b, c]}, set: {validation: all}}
+    """
+    as_list = [
+        {"name": "erm"},
+        {"name": "aim", "grid": {"num_stages": [1, 2], "tau": [0.25]}, "set": {"fusion": "literal"}},
+        {"name": "mixup", "train": {"epochs": 12}, "set": {"alpha": 0.3}},
+        {"name": "dfr", "random": {"draws": 2, "penalties": ["a", "b", "c"]}, "set": {"validation": "all"}},
+    ]
+    expected = SweepFile.model_validate({"datasets": ["a"], "methods": as_list}).methods
+    assert loaded(tmp_path, f"datasets: [a]\nmethods:{mapping}").methods == expected
+    items = "\n".join(f"  - {{{line.strip()}}}" for line in mapping.strip().splitlines())
+    assert loaded(tmp_path, f"datasets: [a]\nmethods:\n{items}").methods == expected
+
+
+def test_the_form_of_the_issue_is_planned(tmp_path: Path) -> None:
+    sweep = loaded(tmp_path, "datasets: [minibirds100]\nmethods: {aim: {num_stages: [1,2,3], tau: [0.25,0.35]}}\n")
+    options = [run.config.method.config for run in plan(sweep, places(tmp_path))]
+    assert [(one["num_stages"], one["tau"]) for one in options] == [(n, t) for n in (1, 2, 3) for t in (0.25, 0.35)]
+
+
+D, M = "datasets: [a]\n", "methods: [erm]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (M, "datasets: is missing"),
+        ("datasets: minibirds100\n" + M, r"datasets: must be a list, such as \[a, b\] \(got 'minibirds100'\)"),
+        ("datasets: []\n" + M, r"datasets: needs at least 1 \(got \[\]\)"),
+        (D + "methods: erm", r"methods: must be a list, such as \[a, b\] \(got 'erm'\)"),
+        (D + "methods: {}", "methods: needs at least 1"),
+        (D + "methods: [3]", r"methods\.0: must hold options, such as {name: value} \(got 3\)"),
+        (D + "methods: {aim: 3}", r"methods\.0\.grid: must hold options, such as {name: value} \(got 3\)"),
+        (D + "methods: [{nam: erm}]", "unknown option 'methods.0.nam'; did you mean 'name'"),
+        (D + "methods: {aim: {tau: [0.5]}, erm: , aim: {tau: [1]}}", "'aim' is there twice; methods may be a list"),
+        (D + "methods: [{name: aim, grid: {tau: 0.25}}]", r"methods\.0\.grid\.tau: must be a list"),
+        (
+            D + "methods: [{name: aim, random: {draws: x, tau: [1]}}]",
+            r"methods\.0\.random\.draws: must be a whole number",
+        ),
+        (D + "methods: [{name: aim, random: {draws: 2, tau: {low: 1}}}]", r"methods\.0\.random\.tau\.high: is missing"),
+        (D + M + "seeds: many", r"seeds: must be a number, a list of numbers, or a range such as 0-5 \(got 'many'\)"),
+        (D + M + "seeds: [0, x]", r"seeds\.1: must be a whole number \(got 'x'\)"),
+        (D + M + "seeds: -1", r"seeds\.0: must be greater than or equal to 0 \(got -1\)"),
+        (D + M + "backbones: []", "backbones: needs at least 1"),
+        (D + M + "train: 3", r"train: must hold options, such as {name: value} \(got 3\)"),
+        (D + M + "include: [{method: erm}]", r"include\.0\.datasets: is missing"),
+        (D + M + "1: 2", "must hold datasets:, methods: and seeds:"),
+    ],
+)
+def test_a_wrong_file_is_explained_in_plain_words(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"grid\.yaml(?s:.*){words}") as caught:
+        loaded(tmp_path, text)
+    assert not any(raw in str(caught.value) for raw in ("Input should", "a valid", "Field required", "function-after"))
+
+
+def test_a_folder_is_no_sweep_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*directory"):
+        load_sweep(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
