@@ -80,6 +80,14 @@ def main() -> None:
             bootstrap_coverage(name, *sides, options.repeats, options.resamples) for name, sides in PAIRS.items()
         ],
     }
+    document["alone"] = [
+        alone_coverage(name, side, options.repeats, options.resamples)
+        for name, side in (
+            ("baseline", BASELINE),
+            ("stable", STABLE),
+            ("seeds differ widely", PAIRS["seeds differ widely"][0]),
+        )
+    ]
     document["least_seeds"] = {name: least_seeds(document["bootstrap"], name) for name in METHODS}
     document["settings"] = {"repeats": options.repeats, "resamples": options.resamples, "per_group": PER_GROUP}
     document["seconds"] = round(time.monotonic() - started)
@@ -158,6 +166,24 @@ def bootstrap_coverage(name: str, a: Side, b: Side, repeats: int, resamples: int
     }
 
 
+def alone_coverage(name: str, side: Side, repeats: int, resamples: int) -> dict[str, Any]:
+    """Of one method's mean WGA for other seeds and other images, as ``leaderboard --intervals images`` prints it."""
+    hits = {method: dict.fromkeys(SEEDS, 0) for method in ("crossed", "t_over_seeds")}
+    truth = true_wga(side)
+    group = np.repeat(np.arange(len(side.accuracies)), PER_GROUP)
+    rng = stream("alone", name)
+    weights = image_weights(group, rng, resamples)
+    for _ in range(repeats):
+        images = rng.normal(size=(1, images_of(side))) * side.image_sd
+        right = predictions(side, images, max(SEEDS), rng)
+        values = worst(right, side)
+        for n in SEEDS:
+            hits["crossed"][n] += holds(crossed_bootstrap(right[:n], group, WGA, weights), truth)
+            hits["t_over_seeds"][n] += holds(t_interval(values[:n].tolist()), truth)
+    coverage = {method: {str(n): round(x / repeats, 5) for n, x in line.items()} for method, line in hits.items()}
+    return {"name": name, "side": asdict(side), "true_wga": truth, "coverage": coverage}
+
+
 def least_seeds(lines: Sequence[dict[str, Any]], method: str) -> int | None:
     """The smallest number of seeds from which on the coverage is 93 % or more in all settings that were tried."""
     enough = None
@@ -212,6 +238,11 @@ def markdown(document: dict[str, Any]) -> str:
         lines.append(f"| `t_interval`, of a fixed test set | {line['name']} | {row(line['coverage'])} |")
     for method, title in titles.items():
         lines += [f"| {title} | {line['name']} | {row(line['coverage'][method])} |" for line in document["bootstrap"]]
+    for method, title in (
+        ("crossed", "`crossed_bootstrap` of one method"),
+        ("t_over_seeds", "`t_interval` of one method"),
+    ):
+        lines += [f"| {title} | {line['name']} | {row(line['coverage'][method])} |" for line in document["alone"]]
     lines.append("")
     for line in document["wilson"]:
         lines.append(f"Wilson, n = {line['n']}: {100 * line['lowest']:.1f} to {100 * line['highest']:.1f} %")

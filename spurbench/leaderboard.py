@@ -1,8 +1,9 @@
 """Run records to tables. The selection rule is chosen here, when a table is made."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from spurbench.io import read_json
 from spurbench.metrics.stats import mean_sd
 from spurbench.schema import COLUMNS
 
-__all__ = ["Collected", "aggregate", "best_draws", "collect", "rule_for", "write_parquet"]
+__all__ = ["NEEDED", "Collected", "aggregate", "best_draws", "collect", "lines_of", "rule_for", "write_parquet"]
 
 _AVERAGED = (
     "accuracy",
@@ -27,6 +28,8 @@ _AVERAGED = (
     "erasure_outside",
     "erasure_inside",
     "erasure_outside_control",
+    "images_per_second",
+    "images_per_second_ratio",
 )
 _LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
 _SHARED = (
@@ -46,8 +49,22 @@ _SHARED = (
     "gmacs_backbone",
     "params",
     "params_backbone",
+    "method_version",
 )
-
+NEEDED = (
+    *(name for name in (*_SHARED, *_AVERAGED) if name in {column.name for column in COLUMNS}),
+    *(
+        "run_id",
+        "seed",
+        "selected_epoch",
+        "config_json",
+        "groups",
+        "erasure",
+        "images_per_second_backbone",
+        "finished_at",
+    ),
+)
+"""Columns of rows that a table is made from."""
 
 _FAMILY = ("dataset", "dataset_version", "dataset_fingerprint", "backbone", "weights", "method", "label")
 """What settings that compete as draws of one method have in common."""
@@ -98,20 +115,35 @@ def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") 
 
     A method that defines its final model itself offers no rule but ``last``; it stands in every table under that.
     WGA is computed per seed and then averaged: the mean of minima is not the minimum of means.
-    Rows are sorted by dataset, backbone and falling mean WGA; different data never share a row.
+    Rows are sorted by dataset, backbone, weights and falling mean WGA; different data never share a row.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in _selected(rows, select):
-        if row["split"] == split:
-            groups.setdefault(_without_seed(row), []).append({**row, **_erasure(row)})
-    table = [_summary(group) for group in groups.values()]
+    return lines_of(row for row in _selected(rows, select) if row["split"] == split)
+
+
+def lines_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same of rows that a rule has chosen already: one per run, in any order. Rows are not held."""
+    settings: dict[str, _Setting] = {}
+    for row in rows:
+        key = _without_seed(row)
+        setting = settings.get(key)
+        if setting is None:
+            setting = settings[key] = _Setting(key[:16], row["config_json"])
+        values = {**row, **_erasure(row), **_speed(row)}
+        place = row["seed"], row["run_id"]
+        if setting.first is None or place < setting.first[0]:
+            smallest = min((group["n"] for group in row.get("groups") or () if group.get("n")), default=None)
+            setting.first = place, {**{key: row.get(key) for key in _SHARED}, "worst_group_n": smallest}
+        setting.runs.append(
+            (*place, row.get("selected_epoch"), row.get("finished_at"), tuple(values.get(name) for name in _AVERAGED))
+        )
+    table = [_summary(setting) for setting in settings.values()]
     return sorted(
         table,
         key=lambda entry: (
-            entry["dataset"],
-            entry["backbone"],
+            *(str(entry[name]) for name in ("dataset", "dataset_version", "backbone", "weights")),
             -(entry["worst_group_accuracy_mean"] or 0),
-            entry["label"],
+            str(entry["label"]),
+            entry["setting"],
         ),
     )
 
@@ -182,6 +214,12 @@ def _erasure(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def _speed(row: dict[str, Any]) -> dict[str, float]:
+    """Evaluation throughput over that of the plain backbone on the same machine."""
+    ours, plain = row.get("images_per_second"), row.get("images_per_second_backbone")
+    return {"images_per_second_ratio": ours / plain} if ours and plain else {}
+
+
 def _selected(rows: Sequence[dict[str, Any]], select: str) -> Iterator[dict[str, Any]]:
     """The row of every run that the rule names."""
     offered: dict[str, set[str]] = {}
@@ -198,21 +236,45 @@ def rule_for(offered: set[str], select: str) -> str:
 
 
 def _without_seed(row: dict[str, Any]) -> str:
+    """A hash of all that runs of one setting share."""
     config = json.loads(row["config_json"])
     config.pop("seed")
-    return json.dumps([config, row["dataset_fingerprint"]], sort_keys=True)
+    text = json.dumps([config, row["dataset_fingerprint"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
+@dataclass(slots=True)
+class _Setting:
+    """What is kept of the rows of one setting."""
+
+    name: str
+    config_json: str
+    first: tuple[tuple[int, str], dict[str, Any]] | None = None
+    """Of the lowest seed: seed and run id, and the columns that all share."""
+    runs: list[tuple[int, str, int | None, str | None, tuple[float | None, ...]]] = field(default_factory=list)
+    """Seed, run id, selected epoch, when it was finished, and values in the order of ``_AVERAGED``."""
+
+
+def _summary(setting: _Setting) -> dict[str, Any]:
     """One table line; options that are not part of the label are named, so equal labels can be told apart."""
-    group = sorted(group, key=lambda row: row["seed"])
-    summary: dict[str, Any] = {key: group[0].get(key) for key in _SHARED}
-    config = json.loads(group[0]["config_json"])
+    assert setting.first is not None
+    config = json.loads(setting.config_json)
+    runs = sorted(setting.runs, key=lambda run: run[:2])
+    summary: dict[str, Any] = dict(setting.first[1])
     summary["options"] = {**config["method"]["config"], **dotted("train", config.get("train", {}))}
-    summary["seeds"] = [row["seed"] for row in group]
-    summary["n_seeds"] = len(group)
-    for name in _AVERAGED:
-        values = [row[name] for row in group if row.get(name) is not None]
+    summary["recipe"] = {
+        "train.epochs": config.get("train", {}).get("epochs"),
+        **dotted("input", config.get("input") or {}),
+    }
+    summary["identity_version"] = config.get("identity_version")
+    summary["setting"] = setting.name
+    summary["run_ids"] = [run for _, run, *_ in runs]
+    summary["selected_epochs"] = [epoch for _, _, epoch, *_ in runs]
+    summary["finished_at"] = max(finished or "" for *_, finished, _ in runs)
+    summary["seeds"] = [seed for seed, *_ in runs]
+    summary["n_seeds"] = len(runs)
+    for place, name in enumerate(_AVERAGED):
+        values = [value for *_, row in runs if (value := row[place]) is not None]
         mean, deviation = mean_sd(values) if values else (None, None)
         summary |= {f"{name}_mean": mean, f"{name}_sd": deviation, f"{name}_values": values}
     return summary

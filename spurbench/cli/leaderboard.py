@@ -1,141 +1,166 @@
 """``spurbench leaderboard``: a table of finished runs."""
 
 import argparse
-import csv
+import os
 import sys
-from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spurbench.cli.against import print_against
+from spurbench.cli.board import Board, print_csv, print_latex, print_markdown_board, print_text
 from spurbench.cli.common import print_json
-from spurbench.cli.render import erasure_text, percent, print_markdown, print_table, spread
+
+if TYPE_CHECKING:
+    from spurbench.fold import Folded
+    from spurbench.ranking import LeftOut
+
+_T = TypeVar("_T")
+
+_NAMED = 5
+"""Of many things of one kind so many are named, the others counted."""
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Collect, select, print."""
-    from spurbench.errors import DataMissing
-    from spurbench.leaderboard import aggregate, best_draws, collect, write_parquet
+    """Fold, select, print."""
+    from spurbench.kept import KeptDamaged, forget
+
+    try:
+        return _execute(options)
+    except KeptDamaged as error:
+        _note(f"{error}; reading all records again")
+        forget(error.results)
+        return _execute(options)
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from spurbench.errors import ConfigError, DataMissing
+    from spurbench.fold import fold
 
     folders = [Path(name).expanduser() for name in options.results or [options.results_root]]
     if absent := [str(folder) for folder in folders if not folder.exists()]:
         raise DataMissing(f"nothing at {', '.join(absent)}; name result folders or Parquet tables")
-    found = collect(folders)
-    for path in found.damaged:
-        print(f"note: skipped a damaged record: {path}", file=sys.stderr)
-    if found.failed:
-        print(f"note: {len(found.failed)} failed runs are not in the table: {', '.join(found.failed)}", file=sys.stderr)
-    table = aggregate(found.rows, options.select)
-    _tell_without_rule(found.rows, options.select)
-    if not table:
-        offered = sorted({row["selection"] for row in found.rows})
+    rules = list(dict.fromkeys(rule for group in options.select or [["val_wga"]] for rule in group))
+    if options.against is not None and len(rules) > 1:
+        raise ConfigError(f"--against compares under one rule; give one to --select, not {', '.join(rules)}")
+    folded = fold(folders, workers=_cores())
+    _tell(folded)
+    tables = {rule: _lines(folded, rule) for rule in rules}
+    for rule in rules:
+        _tell_without_rule(folded, rule)
+    if not any(tables.values()):
         have = (
-            f"the {len(found.rows)} rows there offer {', '.join(offered)}" if offered else "there are no finished runs"
+            f"the {len(folded)} rows there offer {', '.join(folded.rules)}"
+            if len(folded)
+            else "there are no finished runs"
         )
-        raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule '{options.select}': {have}")
-    if options.draws == "best":
-        table = best_draws(table, options.select)
-    if options.against is not None:
-        print_against(table, options)
-        return 0
+        named = " or ".join(f"'{rule}'" for rule in rules)
+        raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule {named}: {have}")
     if options.output:
-        write_parquet(found.rows, Path(options.output))
+        folded.write(Path(options.output).expanduser())
+    if options.against is not None:
+        (table,) = tables.values()
+        print_against(_best(table, rules[0], options), options)
+        return 0
+    left: list[LeftOut] = []
+    for rule, table in tables.items():
+        tables[rule] = _ranking(table, rule, options, left, [folder for folder in folders if folder.is_dir()])
+    _tell_left_out(left)
+    board = Board(tables=tables, by_seed=options.seeds)
     if options.format == "json":
-        print_json({"runs": [row for row in found.rows if row["selection"] == options.select], "table": table})
-    elif options.format == "csv":
-        _csv(table)
+        print_json(
+            {
+                "runs": [row for rule in rules for row in folded.all_rows(rule)],
+                "table": board.lines,
+                "left_out": [asdict(one) for one in dict.fromkeys(left)],
+                "conflicts": [asdict(conflict) for conflict in folded.conflicts],
+            }
+        )
     else:
-        _print(table, options.select, markdown=options.format == "markdown")
+        printers = {"csv": print_csv, "markdown": print_markdown_board, "latex": print_latex, "table": print_text}
+        printers[options.format](board)
     return 0
 
 
-def _tell_without_rule(rows: list[dict[str, Any]], select: str) -> None:
-    """Finished runs that the table lacks because they do not offer the rule."""
-    from spurbench.leaderboard import rule_for
-
-    offered: dict[tuple[str, str, str], set[str]] = {}
-    for row in rows:
-        offered.setdefault((row["label"], row["dataset"], row["run_id"]), set()).add(row["selection"])
-    lacking = Counter(
-        (label, dataset, ", ".join(sorted(rules)))
-        for (label, dataset, _), rules in offered.items()
-        if rule_for(rules, select) not in rules
-    )
-    for (label, dataset, rules), count in lacking.items():
-        what = f"{count} run{'s' if count > 1 else ''} of {label} on {dataset}"
-        print(f"note: {what} without rule {select} (they have {rules})", file=sys.stderr)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_HEADER = [
-    *("method", "WGA", "accuracy", "EPG", "seeds", "draws", "rule", "dataset", "backbone"),
-    *("base rate", "density", "erased", "group mean", "GMACs", "params M", "access"),
-]
-_DROP = (
-    *("draws", "rule", "erased", "group mean", "base rate", "access", "params M", "backbone"),
-    *("GMACs", "density", "dataset", "seeds", "EPG"),
-)
-_TELLS_APART = ("dataset", "backbone", "rule")
-"""Columns without which lines of one method could not be told apart, where they differ."""
+def _lines(folded: "Folded", rule: str) -> list[dict[str, Any]]:
+    from spurbench.leaderboard import NEEDED, lines_of
+
+    return lines_of(folded.rows(rule, columns=NEEDED))
 
 
-def _print(table: list[dict[str, Any]], rule: str, *, markdown: bool) -> None:
-    labels = _labels(table)
-    lines = [
-        [
-            label,
-            _spread(entry, "worst_group_accuracy"),
-            _spread(entry, "accuracy"),
-            f"{_spread(entry, 'epg')} {entry['epg_source'] or ''}".strip(),
-            str(entry["n_seeds"]),
-            str(entry.get("n_draws", 1)),
-            entry["selection"],
-            entry["dataset"],
-            entry["backbone"],
-            percent(entry["epg_base_rate_mean"]),
-            percent(entry["mask_density_mean"]),
-            erasure_text(entry),
-            _spread(entry, "group_mean_accuracy"),
-            f"{entry['gmacs']:.3f} ({entry['gmacs'] - entry['gmacs_backbone']:+.3f})",
-            f"{entry['params'] / 1e6:.2f} ({(entry['params'] - entry['params_backbone']) / 1e6:+.2f})",
-            entry["access"],
-        ]
-        for entry, label in zip(table, labels, strict=True)
-    ]
-    title = f"test split, selection {rule}, mean ± s.d. over seeds, percent"
-    if markdown:
-        print(f"{title}\n")
-        print_markdown(_HEADER, lines)
-    else:
-        differ = {name for name in _TELLS_APART if len({line[_HEADER.index(name)] for line in lines}) > 1}
-        print_table(title, _HEADER, lines, drop=[name for name in _DROP if name not in differ])
-    if any(entry["erasure_outside_mean"] is not None for entry in table):
-        print(
-            "\nerased: percent of predictions that stay when all outside the mask / all inside / all outside another "
-            "image's mask becomes the mean colour"
+def _best(table: list[dict[str, Any]], rule: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from spurbench.leaderboard import best_draws
+
+    return best_draws(table, rule) if options.draws == "best" else table
+
+
+def _ranking(
+    table: list[dict[str, Any]],
+    rule: str,
+    options: argparse.Namespace,
+    left: "list[LeftOut]",
+    folders: Sequence[Path],
+) -> list[dict[str, Any]]:
+    """Lines that may be ranked together, with intervals; ``left`` gets the others."""
+    from spurbench.intervals import with_intervals
+    from spurbench.ranking import rankable
+
+    if options.mixed:
+        return with_intervals(_best(table, rule, options), options.intervals, folders)
+    table, without = rankable(table)  # settings of another recipe are no draws of this one
+    left += without
+    table, without = rankable(_best(table, rule, options))
+    left += without
+    return with_intervals(table, options.intervals, folders)
+
+
+def _tell(folded: "Folded") -> None:
+    """What is not in the table, and why."""
+    for place, reason in _some(folded.damaged.items(), "damaged records"):
+        _note(f"skipped a damaged record: {place}: {reason}")
+    if folded.failed:
+        named = ", ".join(folded.failed[:_NAMED])
+        more = f" and {len(folded.failed) - _NAMED} more" if len(folded.failed) > _NAMED else ""
+        _note(f"{len(folded.failed)} failed runs are not in the table: {named}{more}")
+    for note in folded.notes:
+        _note(note)
+    for conflict in _some(folded.conflicts, "conflicts"):
+        values = ", ".join(f"{value} in {source}" for source, value in conflict.values)
+        _note(
+            f"conflict: run {conflict.run} ({conflict.selection}) is there {len(conflict.values)} times with different "
+            f"numbers: {conflict.column} {values}; the last one counts"
         )
 
 
-def _labels(table: list[dict[str, Any]]) -> list[str]:
-    """Labels; where two lines share one, the options in which they differ are added."""
-    labels = []
-    for entry in table:
-        twins = [
-            other["options"]
-            for other in table
-            if (other["label"], other["dataset"]) == (entry["label"], entry["dataset"]) and other is not entry
-        ]
-        differing = sorted({key for twin in twins for key in twin if twin[key] != entry["options"].get(key)})
-        extra = ", ".join(f"{key}={entry['options'][key]}" for key in differing)
-        labels.append(f"{entry['label']} {extra}".strip())
-    return labels
+def _tell_without_rule(folded: "Folded", select: str) -> None:
+    """Finished runs that the table lacks because they do not offer the rule."""
+    for (label, dataset, rules), count in folded.lacking(select).items():
+        what = f"{count} run{'s' if count > 1 else ''} of {label} on {dataset}"
+        _note(f"{what} without rule {select} (they have {rules})")
 
 
-def _spread(entry: dict[str, Any], name: str) -> str:
-    return spread(entry[f"{name}_mean"], entry[f"{name}_sd"])
+def _tell_left_out(left: "Sequence[LeftOut]") -> None:
+    """Lines that are not ranked with the others."""
+    lines = list(dict.fromkeys(left))
+    for line in _some(lines, "lines"):
+        _note(f"not ranked: {line.label} on {line.dataset}, {line.runs} runs: {line.reason}")
+    if lines:
+        runs = sum(line.runs for line in lines)
+        _note(f"{len(lines)} lines ({runs} runs) would not compare with the others; --mixed shows them")
 
 
-def _csv(table: list[dict[str, Any]]) -> None:
-    columns = [key for key in table[0] if key != "options" and not key.endswith("_values")]
-    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({**entry, "seeds": " ".join(map(str, entry["seeds"]))} for entry in table)
+def _some(items: Iterable[_T], what: str) -> list[_T]:
+    """The first few; how many others there are is told."""
+    items = list(items)
+    if len(items) > _NAMED:
+        _note(f"{len(items)} {what}, of which these are the first {_NAMED}:")
+    return items[:_NAMED]
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -154,12 +154,28 @@ def _leaderboard(commands) -> None:  # type: ignore[no-untyped-def]
         "spurbench leaderboard --select val_wga --format markdown",
     )
     parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
-    parser.add_argument("--select", default="val_wga", choices=_RULES, help="rule that chooses the epoch of each run")
+    parser.add_argument(
+        "--select", action="append", type=_rules, metavar="RULE,...",
+        help=f"rule that chooses the epoch of each run, or several side by side: {', '.join(_RULES)} "
+        "(default: val_wga)",
+    )  # fmt: skip
     parser.add_argument(
         "--draws", default="all", choices=("all", "best"),
         help="best: of settings with one label, only the one with the best mean validation score over seeds",
     )  # fmt: skip
-    parser.add_argument("--format", default="table", choices=("table", "markdown", "csv", "json"), help="how to print")
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="rank together what does not compare: other data, method versions, epochs, image sizes, tuning budgets",
+    )
+    parser.add_argument(
+        "--intervals", default="seeds", choices=("seeds", "images"),
+        help="what the 95 %% interval is over: seeds, or seeds and test images (needs the runs' folders)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", action="store_true", help="also print the WGA of every seed")
+    parser.add_argument(
+        "--format", default="table", choices=("table", "markdown", "latex", "csv", "json"), help="how to print"
+    )
     parser.add_argument("--output", help="also write all rows to this Parquet file")
     parser.add_argument(
         "--against",
@@ -541,6 +557,17 @@ def _command(commands, name: str, summary: str, example: str, module: str | None
     parser.set_defaults(module=module or name, parser=parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
+
+
+def _rules(text: str) -> list[str]:
+    """``val_wga,last`` to a list."""
+    rules = [rule.strip() for rule in text.split(",")]
+    for rule in rules:
+        if rule not in _RULES:
+            close = difflib.get_close_matches(rule, _RULES, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            raise argparse.ArgumentTypeError(f"unknown rule '{rule}';{hint} available: {', '.join(_RULES)}")
+    return rules
 
 
 def _jobs_or_auto(text: str) -> int:

