@@ -45,9 +45,11 @@ def draw(stream: Stream, group: int) -> Drawing:
     Hair and dark corners are on 30 % and 20 % of the images, whatever the group.
     """
     malignant, ruler = divmod(group, 2)
-    skin = _SKINS[stream.below(len(_SKINS))]
+    red, green, blue = _SKINS[stream.below(len(_SKINS))]
     pores = noise(stream, (3, 3), (10, 10), (30, 30))
-    picture = blend(tinted(stream, skin, 0.03), tinted(stream, tuple(c - 25 for c in skin), 0.03), pores)
+    picture = blend(
+        tinted(stream, (red, green, blue), 0.03), tinted(stream, (red - 25, green - 25, blue - 25), 0.03), pores
+    )
     coverage = _paint_lesion(stream, picture, malignant)
     if ruler:
         coverage *= 1.0 - _paint_ruler(stream, picture)

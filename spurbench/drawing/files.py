@@ -61,7 +61,7 @@ def write_table_folder(dataset: DrawnDataset[Any], folder: Path) -> None:
     """
     require_new_folder(folder)
     info = dataset.info
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, name in enumerate(info.splits):
         split = dataset.split(name)
         images, masks = Path("images", name), Path("masks", name)

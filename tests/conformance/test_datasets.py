@@ -18,7 +18,7 @@ from spurbench.types import Sample
 SPECS: dict[str, DatasetSpec] = {name: entry.value for name, entry in load_registry("datasets").entries.items()}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in SPECS if name.startswith("minibirds")))
+@pytest.mark.parametrize("name", sorted(name for name in SPECS if name.startswith("mini")))
 def test_procedural_datasets_conform(name: str) -> None:
     assert len(check_dataset(SPECS[name])) == len(DATASET_CHECKS)
 

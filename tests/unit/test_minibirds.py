@@ -16,7 +16,7 @@ from spurbench.datasets.minibirds.birds import SPECIES
 from spurbench.datasets.minibirds.export import OFFICIAL_SPLITS, write_waterbirds
 from spurbench.datasets.minibirds.layout import Columns
 from spurbench.datasets.minibirds.scenes import FAMILIES
-from spurbench.datasets.minibirds.stream import Stream
+from spurbench.drawing.stream import Stream
 from spurbench.errors import ConfigError
 from spurbench.types import Sample
 
