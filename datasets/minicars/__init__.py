@@ -10,7 +10,8 @@ the second object lies in the middle of the lower quarter at a quarter of the si
 image, is pasted over it. Here both are moved by a few pixels. ``train`` has a fifth of UrbanCars' images, with the same
 shares; ``val`` and ``test`` have as many.
 
-The preset is that of ``minibirds``, whose backbone was pretrained on birds and has never seen a car.
+The preset is ``minisets``: that of ``minibirds`` at a higher learning rate, since its backbone was pretrained on birds
+and has never seen a car.
 
 ``spurbench data generate minicars95 --to DIR`` writes UrbanCars' own layout, with the masks of cars and second objects;
 as there, the second object's mask has the pixels that the car hides. ``--dataset urbancars --data-root DIR`` reads it.
@@ -78,7 +79,7 @@ INFO = DatasetInfo(
     version="1",
     classes=KINDS,
     attributes=tuple(f"bg-{background}+obj-{thing}" for background, thing in product(KINDS, KINDS)),
-    preset="minibirds",
+    preset="minisets",
     description="Procedural cars with two shortcuts, background and second object, each of which matches 95 % of the "
     "training cars, 64 px; val and test have eight equal groups",
     license="MIT",

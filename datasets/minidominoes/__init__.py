@@ -6,7 +6,8 @@ a one, white on black. The label is the vehicle. The digit agrees with it in all
 both sets. As in ``dominoes``, mask and box are the half with the vehicle, so half of the image is core. Images are 64 x
 64 pixels, drawn when asked for; 2,000 for training, 1,000 for val and test each. Nothing is downloaded.
 
-The preset is that of ``minibirds``, whose backbone was pretrained on birds and has never seen a vehicle or a digit.
+The preset is ``minisets``: that of ``minibirds`` at a higher learning rate, since its backbone was pretrained on birds
+and has never seen a vehicle or a digit.
 
 The set of MNIST and CIFAR-10 has no files of its own: it is put together from theirs. So ``spurbench data generate
 minidominoes95 --to DIR`` writes a folder with ``metadata.csv``, masks and boxes, which ``--dataset DIR`` reads without
@@ -69,7 +70,7 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
         version="1",
         classes=("automobile", "truck"),
         attributes=("zero", "one"),
-        preset="minibirds",
+        preset="minisets",
         description=f"A drawn digit above a drawn vehicle, which it tells in {percent} % of training, 64 px; the core "
         "is the lower half. val and test are group-balanced",
         license="MIT",

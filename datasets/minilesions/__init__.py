@@ -9,7 +9,8 @@ is not in it, hair does not count). Nothing is downloaded.
 2,000 images for training, with classes of equal size; val and test have 1,000 each in four groups of equal size, and
 are the same images in both sets. They are no medical data, and results on them say nothing about any.
 
-The preset is that of ``minibirds``, whose backbone was pretrained on birds and has never seen a lesion.
+The preset is ``minisets``: that of ``minibirds`` at a higher learning rate, since its backbone was pretrained on birds
+and has never seen a lesion.
 
 ``spurbench data generate minilesions95 --to DIR`` writes ISIC's own layout with the tables of the first trap set, so
 that ``--dataset isic2018_trap1_ruler --data-root DIR`` reads the very same splits; as in the published tables, the rows
@@ -86,7 +87,7 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
         version="1",
         classes=CLASSES,
         attributes=("no_ruler", "ruler"),
-        preset="minibirds",
+        preset="minisets",
         description="Procedural skin lesions, malignant if their outline has notches, 64 px; a ruler goes with "
         f"malignant in {percent} % of training. val and test are group-balanced",
         license="MIT",

@@ -8,7 +8,8 @@ and test have four groups of equal size and are the same images in both sets. Im
 asked for, with the exact mask of the object, letters in front of it included; 2,000 for training, 1,000 for val and
 test each. Nothing is downloaded.
 
-The preset is that of ``minibirds``, whose backbone was pretrained on birds and has never seen a carton or a letter.
+The preset is ``minisets``: that of ``minibirds`` at a higher learning rate, since its backbone was pretrained on birds
+and has never seen a carton or a letter.
 
 ImageNet-W itself is a change of images and has no layout (here: ``--dataset NAME+watermark``). So ``spurbench data
 generate miniwatermarks95 --to DIR`` writes a folder with ``metadata.csv``, masks and boxes, which ``--dataset DIR``
@@ -109,7 +110,7 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
         version="1",
         classes=("barrel", "carton"),
         attributes=("plain", "watermark"),
-        preset="minibirds",
+        preset="minisets",
         description=f"Procedural cartons and barrels; a watermark is a sign of cartons in {percent} % of training, "
         "64 px. val and test are group-balanced",
         license="MIT",
