@@ -21,6 +21,8 @@ class LeftOut:
     dataset: str
     runs: int
     reason: str
+    setting: str
+    """What tells lines of one label apart."""
 
 
 def place(line: Line) -> tuple[str, ...]:
@@ -43,7 +45,7 @@ def rankable(table: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
             if reason is None:
                 kept.append(line)
             else:
-                left.append(LeftOut(str(line["label"]), line["dataset"], line["n_seeds"], reason))
+                left.append(LeftOut(str(line["label"]), line["dataset"], line["n_seeds"], reason, line["setting"]))
         lines = kept
     return lines, left
 

@@ -5,12 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from spurbench.errors import ConfigError
 
-__all__ = ["Against", "Reported", "compare_with_reported", "load_reported"]
+__all__ = ["Against", "Reported", "compare_with_reported", "load_reported", "shipped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,11 @@ class Against:
     """(line of an aggregated table, published number)."""
     unmatched: Counter[str]
     """Published numbers without a measured one, by reason."""
+
+
+def shipped() -> Path:
+    """The table that comes with spurbench."""
+    return Path(str(files("spurbench") / "reference" / "reported.csv"))
 
 
 def load_reported(path: Path) -> list[Reported]:

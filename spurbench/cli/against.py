@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ _DROP = ("their pretraining", "their seeds", "their selection", "evidence", "rul
 
 def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
     """A line per number that exists on both sides, and why the others have no counterpart."""
-    from spurbench.reported import compare_with_reported, load_reported
+    from spurbench.reported import compare_with_reported, load_reported, shipped
 
-    shipped = Path(str(files("spurbench") / "reference" / "reported.csv"))
-    reported = load_reported(shipped if options.against == "paper" else Path(options.against).expanduser())
+    reported = load_reported(shipped() if options.against == "paper" else Path(options.against).expanduser())
     found = compare_with_reported(table, reported)
     lines = []
     for line, row in found.pairs:

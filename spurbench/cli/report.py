@@ -3,11 +3,12 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spurbench.cli.common import paths_of, plugins_of
+from spurbench.cli.folding import folded_of, folders_of, note, with_fold
 from spurbench.cli.render import size
 
 _IMAGES = 8
@@ -15,50 +16,57 @@ _IMAGES = 8
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Collect, fold, write."""
+    """Fold, describe, write."""
+    return with_fold(_execute, options)
+
+
+def _execute(options: argparse.Namespace) -> int:
     from spurbench.errors import DataMissing
     from spurbench.io import atomic_write
-    from spurbench.leaderboard import collect
     from spurbench.report.curves import curves_of
     from spurbench.report.page import page, plotting_library
-    from spurbench.report.page_data import page_data, settings_of
+    from spurbench.report.page_data import page_data
+    from spurbench.report.problems import problems
+    from spurbench.report.tables import tables_of
+    from spurbench.reported import load_reported, shipped
 
     plotting_library()  # before any work
     progress = _Progress()
-    sources = [Path(name).expanduser() for name in options.results or [options.results_root]]
-    if absent := [str(source) for source in sources if not source.exists()]:
-        raise DataMissing(f"nothing at {', '.join(absent)}; name result folders or Parquet tables")
-    found = collect(sources)
-    for path in found.damaged:
-        _note(f"skipped a damaged record: {path}")
-    if found.failed:
-        _note(f"{len(found.failed)} failed runs are not in the report: {', '.join(found.failed)}")
-    folders = _folders(sources, sorted({row["run_id"] for row in found.rows}))
+    sources = folders_of(options)
+    folded = folded_of(sources, "the report")
+    progress("folding", 0, 1)
+    tables = tables_of(folded)
+    if not tables:
+        raise DataMissing(
+            f"there are no finished runs below {', '.join(map(str, sources))}; make one with spurbench run, "
+            "or name folders of results: spurbench report DIR ..."
+        )
+    settings = {line["setting"]: line for table in reversed(tables.values()) for line in table}
+    folders = _folders(sources, sorted({run for table in tables.values() for line in table for run in line["run_ids"]}))
     curves = {}
     for done, (run, folder) in enumerate(folders.items()):
         progress("reading curves", done, len(folders))
         if (read := curves_of(folder)) is not None:
             curves[run] = read
-    progress("folding", 0, 1)
-    settings = settings_of(found.rows)
-    document = page_data(settings, curves)
-    for run in document["unusable"]:
-        _note(f"left out run {run}: its rows lack what the table needs")
-    if not document["settings"]:
-        raise DataMissing(
-            f"there are no finished runs below {', '.join(map(str, sources))}; make one with spurbench run, "
-            "or name folders of results: spurbench report DIR ..."
-        )
-    document["failed"], document["damaged"] = len(found.failed), len(found.damaged)
-    document["galleries"] = _galleries(options, settings.groups, folders, progress)
+    document = page_data(tables, curves, load_reported(shipped()))
+    document["problems"] = problems(folded, list(tables))
+    document["galleries"] = _galleries(options, list(settings.values()), folders, progress)
     text = page(document).encode()
     with atomic_write(Path(options.output).expanduser()) as stream:
         stream.write(text)
+    _tell_left_out(list(settings.values()))
     print(
-        f"{options.output} ({size(len(text))}, {document['runs']} runs of {len(document['settings'])} settings, "
+        f"{options.output} ({size(len(text))}, {document['runs']} runs of {len(settings)} settings, "
         f"{len(document['galleries'])} galleries)"
     )
     return 0
+
+
+def _tell_left_out(lines: Sequence[Mapping[str, Any]]) -> None:
+    """How many are on the page, but not ranked."""
+    if apart := [line for line in lines if line["apart"]]:
+        runs = sum(line["n_seeds"] for line in apart)
+        note(f"{len(apart)} settings ({runs} runs) would not compare with the others; the page lists them and says why")
 
 
 class _Progress:
@@ -86,15 +94,14 @@ def _folders(sources: Sequence[Path], runs: Sequence[str]) -> dict[str, Path]:
 
 
 def _galleries(
-    options: argparse.Namespace, groups: list[list[dict[str, Any]]], folders: dict[str, Path], progress: _Progress
+    options: argparse.Namespace, lines: Sequence[Mapping[str, Any]], folders: dict[str, Path], progress: _Progress
 ) -> list[dict[str, str]]:
     """Of the first seed with weights of each setting, methods with a mask first, until there are enough."""
     candidates = []
-    for group in groups:
-        runs = sorted({(row["seed"], row["run_id"]) for row in group if row["run_id"] in folders})
-        kept = [folders[run] for _, run in runs if any((folders[run] / "weights").glob("*.pt"))]
-        if kept:
-            candidates.append((group[0].get("mask_density") is None, kept[0]))
+    for line in lines:
+        runs = [folders[run] for run in line["run_ids"] if run in folders]
+        if kept := [folder for folder in runs if any((folder / "weights").glob("*.pt"))]:
+            candidates.append((line["apart"] is not None, line["mask_density_mean"] is None, kept[0]))
     if not candidates or not options.gallery:
         return []
     from spurbench.engine.device import choose_device
@@ -103,19 +110,15 @@ def _galleries(
 
     paths, plugins, device = paths_of(options), plugins_of(options), choose_device(options.device)
     sheets: list[dict[str, str]] = []
-    for _, folder in sorted(candidates, key=lambda candidate: candidate[0]):
+    for *_, folder in sorted(candidates, key=lambda candidate: candidate[:2]):
         if len(sheets) == options.gallery:
             break
         progress("drawing galleries", len(sheets), options.gallery)
         try:
             sheet = failure_sheet(folder, paths, count=_IMAGES, device=device, plugins=plugins)
         except SpurbenchError as error:
-            _note(f"no gallery of run {folder.name}: {error}")
+            note(f"no gallery of run {folder.name}: {error}")
             continue
         if sheet is not None:
             sheets.append(sheet)
     return sheets
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

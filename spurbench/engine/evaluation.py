@@ -160,8 +160,10 @@ class Scorer:
         _probed.add(setting)
 
     @torch.inference_mode()
-    def count(self, model: nn.Module, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts, list[float]]:
-        """Correct predictions per group and per class, and the mean density of every stage's mask.
+    def count(
+        self, model: nn.Module, arrays: SplitArrays
+    ) -> tuple[GroupCounts, GroupCounts, list[float], list[list[float | None]]]:
+        """Correct predictions per group and per class, and the mean density of every stage's mask: of all, per group.
 
         What an epoch's end needs, and no more.
         """
@@ -172,10 +174,18 @@ class Scorer:
             prediction = self.predict(model, images)
             correct.append(prediction.logits.argmax(1) == arrays.y[positions].to(self.device))
             if prediction.stage_masks:
-                density.append(torch.stack([mask.float().mean(dim=(1, 2)).sum() for mask in prediction.stage_masks]))
+                density.append(torch.stack([mask.float().mean(dim=(1, 2)) for mask in prediction.stage_masks]))
         groups, classes = self._counts(torch.cat(correct).cpu(), arrays)
-        stages = (torch.stack(density).sum(0) / len(arrays.y)).tolist() if density else []
-        return groups, classes, stages
+        if not density:
+            return groups, classes, [], []
+        density_SN = torch.cat(density, 1).cpu().double()
+        sums_SG = density_SN.new_zeros(len(density_SN), self.info.num_groups)
+        sums_SG.index_add_(1, arrays.groups_or_classes(), density_SN)
+        by_group = [
+            [total / n if n else None for total, n in zip(stage, groups.n.tolist(), strict=True)]
+            for stage in sums_SG.tolist()
+        ]
+        return groups, classes, density_SN.mean(1).tolist(), by_group
 
     def measure(self, model: nn.Module, arrays: SplitArrays, observer: Observer, stop: StopFlag) -> Measurement:
         """Everything that a result row holds about a split."""

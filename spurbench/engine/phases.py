@@ -310,7 +310,7 @@ class Trainer:
             log.write(json.dumps(row) + "\n")
 
     def _validate(self, split: str) -> dict[str, Any]:
-        groups, classes, density = self.scorer.count(self.model, self.splits[split])
+        groups, classes, density, by_group = self.scorer.count(self.model, self.splits[split])
         worst, worst_class = worst_group(groups), worst_group(classes)
         return {
             "val_n": groups.n.tolist(),
@@ -320,6 +320,7 @@ class Trainer:
             "val_wga": None if worst is None or self.info.attributes is None else worst[0],
             "val_worst_class": None if worst_class is None else worst_class[0],
             "val_density": density,
+            "val_density_by_group": by_group,
         }
 
     # --- building and remembering ----------------------------------------------------------------------------------

@@ -18,23 +18,30 @@
     mask_density: "mask density by number of stages", stage_density: "density of each stage's mask",
     stage_epg: "EPG of each stage's mask",
   };
-  const MOST_BARS = 60, MOST_CURVES = 8, MOST_MAPS = 6; // more cannot be told apart
+  const MASKS = { stage: "stages", group: "stages and groups" };
+  const DRAWS = { all: "every setting", best: "best on validation" };
+  const MOST_BARS = 60, MOST_CURVES = 8, MOST_MAPS = 6, MOST_COLOURS = 8, MOST_GROUPS = 20; // more cannot be told apart
+  const ABOUT_SOURCES = ["pretraining", "average", "source"]; // columns that tell published rows from each other
   const COLOURS = ["#3d8bd1", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#7f6fd6", "#a0653a", "#808890"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
 
   // --- state: in the address, so that a view can be linked to --------------------------------------------------------
 
-  const values = (key) => [...new Set(data.settings.map((setting) => setting[key]))].sort();
+  const published = new Set(data.published.map((line) => line.setting));
+  const values = (key, settings) => [...new Set(settings.map((setting) => setting[key]))].sort();
+  const measured = data.settings.filter((_, i) => !published.has(i));
   const choices = {
-    rule: data.rules, dataset: [...values("data"), ALL], backbone: [ALL, ...values("net")],
+    rule: data.rules, dataset: [...values("data", measured), ALL], backbone: [ALL, ...values("net", data.settings)],
+    draws: Object.keys(DRAWS), beside: ["shown", "hidden"], apart: ["hidden", "shown"],
     sort: [...data.columns.map((column) => column.title), ""], order: ["descending", "ascending"],
     pareto: ["worst_group_accuracy", "epg"], heat: Object.keys(HEAT), curve: Object.keys(CURVES),
-    theme: ["", "light", "dark"],
+    masks: Object.keys(MASKS), theme: ["", "light", "dark"],
   };
   const first = (key) => choices[key][0];
   const defaults = {
-    rule: first("rule"), dataset: first("dataset"), backbone: ALL, method: "", sort: "", order: "descending",
-    pareto: first("pareto"), heat: first("heat"), curve: first("curve"), theme: "",
+    rule: first("rule"), dataset: first("dataset"), backbone: ALL, method: "", draws: first("draws"),
+    beside: first("beside"), apart: first("apart"), sort: "", order: "descending",
+    pareto: first("pareto"), heat: first("heat"), curve: first("curve"), masks: first("masks"), theme: "",
   };
   let state = read();
 
@@ -95,18 +102,45 @@
 
   // --- the table ----------------------------------------------------------------------------------------------------
 
-  function shown() {
+  const column = (title) => data.columns.findIndex((other) => other.title === title);
+
+  // Why a line is not ranked with the others; among the draws that validation chose it may be another reason.
+  const reason = (line) => (state.draws === "best" && line.best ? line.best.apart : line.apart);
+
+  function withDraws(line) {
+    if (state.draws !== "best" || !line.best) return line;
+    const put = (list, value) => list.map((other, i) => (i === column("draws") ? value : other));
+    return { ...line, cells: put(line.cells, String(line.best.draws)), keys: put(line.keys, line.best.draws) };
+  }
+
+  function fits(line) {
     const words = state.method.toLowerCase().split(/,(?![^[]*\])/).map((word) => word.trim()).filter(Boolean);
-    const fits = (line) =>
-      (state.dataset === ALL || setting(line).data === state.dataset) &&
-      (state.backbone === ALL || setting(line).net === state.backbone) &&
-      (!words.length || words.some((word) => setting(line).name.toLowerCase().includes(word)));
-    const lines = (data.tables[state.rule] || []).filter(fits);
-    const column = data.columns.findIndex((other) => other.title === state.sort);
-    if (column < 0) return lines;
+    const { data: place, net, name, among = [] } = setting(line);
+    return (state.dataset === ALL || place === state.dataset || among.includes(state.dataset)) &&
+      (state.backbone === ALL || net === state.backbone || among.includes(state.backbone)) &&
+      (!words.length || words.some((word) => name.toLowerCase().includes(word)));
+  }
+
+  // What the table has before its filters: a draw that was not chosen is no setting of its own then.
+  const listed = () => data.tables[state.rule].filter((line) => state.draws === "all" || line.best || line.apart);
+
+  function shown() {
+    const lines = listed().filter((line) => fits(line) && (state.apart === "shown" || !reason(line))).map(withDraws);
+    if (state.beside === "shown") lines.push(...data.published.filter(fits));
+    const number = column(state.sort);
+    if (number < 0) {
+      // By dataset and backbone; backbones with published rows alone come last, and published rows last of theirs.
+      const block = (line) => `${setting(line).data}\n${setting(line).net}`;
+      const ours = new Set(lines.filter((line) => !line.published).map(block));
+      const kind = (line) => (line.published ? 2 : reason(line) ? 1 : 0);
+      const places = new Map(lines.map((line) =>
+        [line, [setting(line).data, ours.has(block(line)) ? 0 : 1, setting(line).net, kind(line)]]));
+      const order = (x, y) => (x < y ? -1 : x > y ? 1 : 0);
+      return lines.sort((a, b) => places.get(a).reduce((found, x, i) => found || order(x, places.get(b)[i]), 0));
+    }
     const sign = state.order === "ascending" ? 1 : -1;
-    const text = data.columns[column].kind === "text";
-    const key = (line) => (text ? line.cells[column] : line.keys[column]);
+    const text = data.columns[number].kind === "text";
+    const key = (line) => (text ? line.cells[number] : line.keys[number]);
     return [...lines].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
       if (x === null || y === null) return (x === null) - (y === null); // what is unknown comes last, either way
@@ -131,27 +165,47 @@
   function table(lines) {
     const same = (key) => lines.length > 0 && new Set(lines.map((line) => setting(line)[key])).size === 1;
     const alike = { dataset: same("data"), backbone: same("net") }; // one value in every line: the caption says it
+    const beside = lines.filter((line) => line.published);
+    for (const title of ABOUT_SOURCES) alike[title] = !beside.length;
     [...byId("board").tHead.rows[0].cells].forEach((cell, i) => {
       cell.hidden = Boolean(alike[data.columns[i].title]);
       if (data.columns[i].title === state.sort) cell.setAttribute("aria-sort", state.order);
       else cell.removeAttribute("aria-sort");
     });
     byId("board").tBodies[0].replaceChildren(
-      ...lines.map((line) =>
-        element("tr", {}, ...line.cells.map((text, i) => {
+      ...lines.map((line) => {
+        const row = { class: line.published ? "published" : reason(line) ? "apart" : "" };
+        if (reason(line)) row.title = `not ranked: ${reason(line)}`;
+        return element("tr", row, ...line.cells.map((text, i) => {
           const kind = data.columns[i].kind;
-          const properties = i === 0 ? { scope: "row", text } : { class: kind, text };
+          const mark = i === 0 && reason(line) ? " (not ranked)" : "";
+          const properties = i === 0 ? { scope: "row", text: text + mark } : { class: kind, text };
           if (kind === "text" && text.length > 30) properties.title = text;
           if (alike[data.columns[i].title]) properties.hidden = "";
           return element(i === 0 ? "th" : "td", properties);
-        })),
-      ),
+        }));
+      }),
     );
     const place = alike.dataset ? setting(lines[0]).data : "several datasets";
     const net = alike.backbone ? setting(lines[0]).net : "several backbones";
     byId("board").caption.textContent = lines.length
       ? `${cut(place)}, ${cut(net)}, selection rule ${cut(state.rule)}` : "No setting fits these choices.";
-    byId("count").textContent = `${lines.length} of ${data.tables[state.rule].length} settings`;
+    byId("count").textContent = `${lines.length - beside.length} of ${listed().length} settings` +
+      (beside.length ? ` and ${beside.length} published` : "");
+    apart();
+  }
+
+  // Every line that is not ranked with the others, and why.
+  function apart() {
+    const lines = listed().filter((line) => fits(line) && reason(line));
+    const runs = lines.reduce((sum, line) => sum + line.keys[column("seeds")], 0);
+    byId("apart-lines").hidden = !lines.length;
+    byId("apart-lines").querySelector("summary").textContent =
+      `${lines.length} settings (${runs} runs) are not ranked with the others`;
+    byId("apart-lines").querySelector("ul").replaceChildren(...lines.map((line) => element("li", {
+      text: `${setting(line).name} on ${setting(line).data}, ${setting(line).net}, ` +
+        `${line.keys[column("seeds")]} runs: ${reason(line)}`,
+    })));
   }
 
   // --- plots: each gives what plotly draws and the same numbers as a table -------------------------------------------
@@ -160,13 +214,14 @@
     {
       id: "pareto", title: "What it costs", options: ["pareto", (key) => TITLES[key]],
       about: "Against multiply-adds per image beyond the plain backbone. On the line: no cheaper setting is better. " +
-        "Circles: EPG is of the method's own mask; diamonds: of an attribution.",
+        "Circles: EPG is of the method's own mask; diamonds: of an attribution; crosses: not ranked. Whiskers: of WGA " +
+        "its 95 % interval over seeds, of EPG one s.d.",
       make: pareto,
     },
     {
       id: "groups", title: "Accuracy per group",
-      about: `Test accuracy of each group, percent; bars are means over seeds, whiskers one s.d. The first ${MOST_BARS} ` +
-        "settings of the table, in its order.",
+      about: `Test accuracy of each group, percent: means over seeds, whiskers one s.d. The first ${MOST_BARS} settings ` +
+        `of the table, in its order. More than ${MOST_COLOURS} groups become a map, and of more than ${MOST_GROUPS} the worst are shown.`,
       make: groups,
     },
     {
@@ -175,9 +230,10 @@
       make: heat,
     },
     {
-      id: "density", title: "Mask density through training",
+      id: "density", title: "Mask density through training", options: ["masks", (key) => MASKS[key]],
       about: "Active fraction of each stage's mask on validation images, percent (stage 0 is the deepest): thick lines " +
-        `are means over seeds, thin lines are seeds. The first ${MOST_CURVES} settings of the table with masks.`,
+        `are means over seeds, thin lines are seeds. The first ${MOST_CURVES} settings of the table with masks; of the ` +
+        "first one alone where groups are shown.",
       make: density,
     },
     {
@@ -200,7 +256,7 @@
     const blocks = [...new Set(there.map((line) => `${setting(line).data}\n${setting(line).net}`))];
     const traces = blocks.flatMap((block, i) => {
       const mine = there.filter((line) => `${setting(line).data}\n${setting(line).net}` === block);
-      const [front, edge] = frontier(mine, metric);
+      const [front, edge] = frontier(mine.filter((line) => !reason(line)), metric);
       const title = blocks.length > 1 ? literal(block.replace("\n", " · ")) : "";
       return [
         {
@@ -211,17 +267,17 @@
           type: "scatter", mode: "markers+text", name: title || "settings", showlegend: blocks.length > 1,
           x: mine.map((line) => setting(line).overhead), y: mine.map((line) => times100(line.values[metric][0])),
           error_y: {
-            type: "data", array: mine.map((line) => times100(line.values[metric][1]) || 0), thickness: 1, width: 0,
-            color: css("--line"),
+            type: "data", symmetric: false, array: mine.map((line) => whisker(line, metric, 1)),
+            arrayminus: mine.map((line) => whisker(line, metric, 0)), thickness: 1, width: 0, color: css("--faint"),
           },
           marker: {
             color: colour(i), size: 9,
-            symbol: mine.map((line) => (setting(line).source === "mask" ? "circle" : "diamond-open")),
+            symbol: mine.map((line) => (reason(line) ? "x" : setting(line).source === "mask" ? "circle" : "diamond-open")),
           },
           text: mine.map((line) => (front.includes(line) ? literal(name(line, there)) : "")),
-          textposition: "bottom right", hoverinfo: "text",
+          textposition: "bottom right", cliponaxis: false, hoverinfo: "text",
           hovertext: mine.map((line) =>
-            `${literal(name(line, there))}<br>${TITLES[metric]} ${spread(line.values[metric])}` +
+            `${literal(name(line, there))}<br>${TITLES[metric]} ${spread(line.values[metric])}${interval(line, metric)}` +
             `<br>GMACs ${setting(line).overhead >= 0 ? "+" : ""}${setting(line).overhead}`),
         },
       ];
@@ -234,16 +290,29 @@
         legend: { orientation: "h", y: 1, yanchor: "bottom" },
       },
       numbers: [
-        ["method", "GMACs over the backbone", TITLES[metric], "EPG of", "best for its cost"],
+        ["method", "GMACs over the backbone", TITLES[metric], "95 %", "EPG of", "best for its cost"],
         ...there.map((line) => {
-          const block = there.filter((other) =>
+          const block = there.filter((other) => !reason(other) &&
             setting(other).data === setting(line).data && setting(other).net === setting(line).net);
-          return [name(line, there), setting(line).overhead, spread(line.values[metric]), setting(line).source || "-",
+          return [name(line, there), setting(line).overhead, spread(line.values[metric]), interval(line, metric).trim() || "-",
+            setting(line).source || "-",
             frontier(block, metric)[0].includes(line) ? "yes" : "no"];
         }),
       ],
     };
   }
+
+  // How far the mean may be off, in points: by its interval (end 0 or 1), else by the s.d.
+  function whisker(line, metric, end) {
+    if (metric === "worst_group_accuracy") {
+      const [value, bound] = [line.values[metric][0], line.interval[end]];
+      return bound === null ? 0 : 100 * Math.abs(bound - value);
+    }
+    return times100(line.values[metric][1]) || 0;
+  }
+
+  const interval = (line, metric) => (metric === "worst_group_accuracy" && line.interval[0] !== null
+    ? ` [${percent(line.interval[0])}, ${percent(line.interval[1])}]` : "");
 
   // Settings that no cheaper or equally dear one beats, and the corners of the line through them.
   function frontier(lines, metric) {
@@ -280,13 +349,30 @@
     return { traces, layout, numbers, compact, empty: !lines.length || !parts.length };
   }
 
+  // Accuracy of a group by its name, of one line: [mean, s.d.].
+  function byName(line) {
+    const { names } = data.group_sets[line.groups.set];
+    return new Map(names.map((group, i) => [group, line.groups.accuracy[i]]));
+  }
+
   function groups(all) {
-    const lines = all.filter((line) => line.groups.length).slice(0, MOST_BARS);
-    const parts = [...new Set(lines.flatMap((line) => line.groups.map((group) => group.name)))];
-    return bars(lines, parts, (line, k) => {
-      const found = line.groups.find((group) => group.name === parts[k]);
-      return found ? found.accuracy : [null, null];
-    });
+    const lines = all.filter((line) => line.groups).slice(0, MOST_BARS);
+    const known = new Map(lines.map((line) => [line, byName(line)]));
+    const pair = (line, group) => known.get(line).get(group) || [null, null];
+    const every = [...new Set(lines.flatMap((line) => [...known.get(line).keys()]))];
+    if (every.length <= MOST_COLOURS) return bars(lines, every, (line, k) => pair(line, every[k]));
+    const average = new Map(every.map((group) => [group, mean(lines.map((line) => pair(line, group)[0]))]));
+    const sorted = [...every].sort((a, b) => average.get(a) - average.get(b));
+    const worst = every.length > MOST_GROUPS ? sorted.slice(0, MOST_GROUPS) : every;
+    const rest = sorted.slice(MOST_GROUPS);
+    const note = rest.length ? `The worst ${MOST_GROUPS} of ${every.length} groups, by their mean over these settings; the other ` +
+      `${rest.length} are at ${percent(average.get(rest[0]))} percent or above on average.` : "";
+    const cells = lines.map((line) => worst.map((group) => times100(pair(line, group)[0])));
+    const rows = lines.map((line) => name(line, lines));
+    const drawn = maps([{ title: "", rows, columns: worst, cells }], "accuracy");
+    drawn.layout.yaxis = { ...drawn.layout.yaxis, autorange: "reversed" }; // in the table's order
+    return { ...drawn, note, numbers: [["method", ...worst],
+      ...lines.map((line, i) => [rows[i], ...worst.map((group) => spread(pair(line, group)))])] };
   }
 
   function erasure(all) {
@@ -308,32 +394,36 @@
       const { family } = setting(line);
       families.set(family, [...(families.get(family) || []), line]);
     }
-    const maps = [...families.values()].filter((family) => family.length > 1)
+    return maps([...families.values()].filter((family) => family.length > 1)
       .sort((a, b) => b.length - a.length).slice(0, MOST_MAPS)
-      .map((family) => (perStage ? byStage(family) : byNumber(family)));
-    const known = maps.flatMap((map) => map.cells.flat()).filter((value) => value !== null);
-    const low = Math.min(...known), high = Math.max(...known, low + 1);
+      .map((family) => (perStage ? byStage(family) : byNumber(family))), HEAT[state.heat]);
+  }
+
+  // Heat maps side by side on one scale: {title, rows, columns, cells}, in percent.
+  function maps(drawn, what) {
+    const all = drawn.flatMap((map) => map.cells.flat()).filter((value) => value !== null);
+    const low = Math.min(...all), high = Math.max(...all, low + 1);
     const traces = [], annotations = [], layout = { height: 110 };
-    const numbers = [["map", "row", "column", HEAT[state.heat]]];
-    const gap = 0.14, width = (1 - gap * (Math.max(1, maps.length) - 1)) / Math.max(1, maps.length);
-    maps.forEach((map, i) => {
+    const numbers = [["map", "row", "column", what]];
+    const gap = 0.14, width = (1 - gap * (Math.max(1, drawn.length) - 1)) / Math.max(1, drawn.length);
+    const write = (value) => (value === null ? "" : value.toFixed(1));
+    drawn.forEach((map, i) => {
       const suffix = i ? String(i + 1) : "";
       const left = i * (width + gap);
       traces.push({
         type: "heatmap", z: map.cells, x: map.columns.map((_, k) => k), y: map.rows.map((_, k) => k),
         xaxis: `x${suffix}`, yaxis: `y${suffix}`, zmin: low, zmax: high, colorscale: "Cividis", showscale: i === 0,
-        colorbar: { title: { text: "percent" } }, hoverinfo: "text", xgap: 2, ygap: 2,
+        colorbar: { title: { text: "percent" } }, hoverinfo: "text", xgap: 2, ygap: 2, hoverongaps: false,
         hovertext: map.cells.map((row, r) => row.map((value, c) =>
-          `${literal(map.title)}<br>${literal(map.rows[r])}, ${literal(map.columns[c])}: ${value === null ? "-" : value.toFixed(1)}`)),
+          `${literal(map.title)}<br>${literal(map.rows[r])}, ${literal(map.columns[c])}: ${write(value) || "-"}`)),
       });
-      map.cells.forEach((row, r) => row.forEach((value, c) => {
-        if (value === null) return;
-        numbers.push([map.title, map.rows[r], map.columns[c], value.toFixed(1)]);
-        annotations.push({
-          x: c, y: r, xref: `x${suffix}`, yref: `y${suffix}`, text: value.toFixed(1), showarrow: false,
-          font: { color: value > low + 0.55 * (high - low) ? "#1b1f24" : "#ffffff" },
-        });
-      }));
+      const known = map.cells.flatMap((row, r) => row.map((value, c) => ({ value, r, c }))).filter(({ value }) => value !== null);
+      traces.push({
+        type: "scatter", mode: "text", x: known.map(({ c }) => c), y: known.map(({ r }) => r), xaxis: `x${suffix}`,
+        yaxis: `y${suffix}`, text: known.map(({ value }) => write(value)), hoverinfo: "skip", showlegend: false,
+        textfont: { color: known.map(({ value }) => (value > low + 0.55 * (high - low) ? "#1b1f24" : "#ffffff")) },
+      });
+      numbers.push(...known.map(({ value, r, c }) => [map.title, map.rows[r], map.columns[c], write(value)]));
       annotations.push({
         text: literal(map.title), showarrow: false, xref: "paper", yref: "paper", x: left + width / 2, y: 1,
         xanchor: "center", yanchor: "bottom",
@@ -346,9 +436,9 @@
         anchor: `x${suffix}`, tickvals: map.rows.map((_, k) => k), ticktext: map.rows.map(literal),
         showgrid: false, zeroline: false,
       };
-      layout.height = Math.max(layout.height, 150 + 34 * map.rows.length);
+      layout.height = Math.max(layout.height, 150 + (map.rows.length > 12 ? 20 : 34) * map.rows.length);
     });
-    return { traces, layout: { ...layout, annotations }, numbers, empty: !maps.length };
+    return { traces, layout: { ...layout, annotations }, numbers, empty: !all.length };
   }
 
   const mapTitle = (family) => {
@@ -428,6 +518,7 @@
 
   function density(all) {
     const lines = all.filter((line) => setting(line).curves.some((run) => run.density.length)).slice(0, MOST_CURVES);
+    if (state.masks === "group") return densityOfGroups(lines);
     const drawn = lines.flatMap((line, i) => {
       const runs = setting(line).curves;
       const stages = Math.max(...runs.map((run) => run.density.length));
@@ -437,6 +528,24 @@
       }));
     });
     return overEpochs(drawn, "mask density, percent", 100);
+  }
+
+  // One setting's: a colour per group, a dash per stage.
+  function densityOfGroups(lines) {
+    const line = lines.find((other) => setting(other).curves.some((run) => run.by_group.length));
+    if (!line) return overEpochs([], "mask density, percent", 100);
+    const runs = setting(line).curves.filter((run) => run.by_group.length);
+    const { numbers, names } = line.groups ? data.group_sets[line.groups.set] : { numbers: [], names: [] };
+    const count = runs[0].by_group[0].length;
+    const drawn = runs[0].by_group.flatMap((_, s) => Array.from({ length: Math.min(count, MOST_COLOURS) }, (_, g) => ({
+      title: `${cut(numbers.includes(g) ? names[numbers.indexOf(g)] : `group ${g}`, 34)} stage ${s}`, tint: colour(g),
+      dash: DASHES[s % DASHES.length],
+      runs: runs.filter((run) => run.by_group[s] && run.by_group[s][g])
+        .map((run) => ({ ...run, values: run.by_group[s][g] })),
+    })));
+    const note = `${setting(line).name} on ${setting(line).data}` +
+      (count > MOST_COLOURS ? `: the first ${MOST_COLOURS} of ${count} groups` : "");
+    return { ...overEpochs(drawn, "mask density, percent", 100), note };
   }
 
   // --- figures ------------------------------------------------------------------------------------------------------
@@ -455,6 +564,7 @@
       figure.append(
         element("figcaption", { text: plot.about }),
         element("div", { class: "plot", id: `plot-${plot.id}`, role: "img" }),
+        element("p", { class: "note" }),
         element("p", { class: "none", text: "Nothing here to draw for the settings in the table." }),
         element("details", {}, element("summary", { text: `Numbers of this plot: ${plot.title}` }),
           element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Numbers: ${plot.title}` },
@@ -467,10 +577,12 @@
   function draw(lines, printing) {
     const look = { color: css("--ink"), gridcolor: css("--line"), linecolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
     for (const plot of plots) {
-      const { traces, layout, numbers, compact, empty } = plot.make(lines);
+      const { traces, layout, numbers, compact, empty, note } = plot.make(lines);
       const target = byId(`plot-${plot.id}`), figure = target.parentElement;
       target.hidden = empty;
       figure.querySelector(".none").hidden = !empty;
+      figure.querySelector(".note").hidden = empty || !note;
+      figure.querySelector(".note").textContent = note || "";
       figure.querySelector("details").hidden = empty;
       target.setAttribute("aria-label", `Plot: ${plot.title}. Its numbers are in the table below it.`);
       if (empty) {
@@ -513,9 +625,10 @@
   let waiting = 0;
 
   function show(now = false) {
-    for (const key of ["rule", "dataset", "backbone", "method", "pareto", "heat", "curve"]) {
+    for (const key of ["rule", "dataset", "backbone", "method", "draws", "pareto", "heat", "curve", "masks"]) {
       if (byId(key).value !== state[key]) byId(key).value = state[key];
     }
+    for (const key of ["beside", "apart"]) byId(key).checked = state[key] === "shown";
     if (state.theme) document.documentElement.dataset.theme = state.theme;
     else delete document.documentElement.dataset.theme;
     byId("theme").textContent = dark() ? "Light colours" : "Dark colours";
@@ -527,29 +640,43 @@
   }
 
   function start() {
-    const left = [
-      data.failed && `${data.failed} failed`, data.damaged && `${data.damaged} damaged`,
-      data.unusable.length && `${data.unusable.length} unusable`,
-    ].filter(Boolean);
-    byId("summary").textContent = `${data.runs} runs of ${data.settings.length} settings` +
-      (left.length ? `; left out: ${left.join(", ")}` : "");
+    byId("summary").textContent = `${data.runs} runs of ${measured.length} settings` +
+      (data.problems.length ? `; ${data.problems.length} notes below the table` : "");
+    byId("problems").hidden = !data.problems.length;
+    byId("problems").querySelector("ul").replaceChildren(...data.problems.map((text) => element("li", { text })));
+    byId("published").hidden = !data.published.length;
+    byId("beside").parentElement.hidden = !data.published.length;
+    byId("apart").parentElement.hidden =
+      !Object.values(data.tables).flat().some((line) => line.apart || (line.best && line.best.apart));
     fill(byId("rule"), choices.rule, choices.rule.map((value) => cut(value)));
     fill(byId("dataset"), choices.dataset, choices.dataset.map((value) => (value === ALL ? "all" : cut(value))));
     fill(byId("backbone"), choices.backbone, choices.backbone.map((value) => (value === ALL ? "all" : cut(value))));
+    fill(byId("draws"), choices.draws, choices.draws.map((key) => DRAWS[key]));
     heads();
     figures();
     galleries();
-    for (const key of ["rule", "dataset", "backbone"]) byId(key).addEventListener("change", () => change({ [key]: byId(key).value }));
+    for (const key of ["rule", "dataset", "backbone", "draws"]) byId(key).addEventListener("change", () => change({ [key]: byId(key).value }));
+    for (const key of ["beside", "apart"]) {
+      byId(key).addEventListener("change", () => change({ [key]: byId(key).checked ? "shown" : "hidden" }));
+    }
     byId("method").addEventListener("input", () => change({ method: byId("method").value }));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
     byId("theme").addEventListener("click", () => change({ theme: dark() ? "light" : "dark" }));
     system.addEventListener("change", () => show());
     addEventListener("hashchange", () => { state = read(); show(); });
+    const lists = ["apart-lines", "problems"].map(byId);
     addEventListener("beforeprint", () => {
       document.documentElement.dataset.theme = "light"; // paper is white
+      for (const list of lists) { // paper cannot be clicked
+        list.dataset.open = list.open ? "yes" : "";
+        list.open = true;
+      }
       draw(shown(), true);
     });
-    addEventListener("afterprint", () => show(true));
+    addEventListener("afterprint", () => {
+      for (const list of lists) list.open = Boolean(list.dataset.open);
+      show(true);
+    });
     show(true);
     document.documentElement.dataset.ready = "yes";
   }

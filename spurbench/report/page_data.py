@@ -1,20 +1,18 @@
-"""What the report page shows, from run records: settings, their table lines under every rule, numbers for the plots."""
+"""What the report page shows: settings, their table lines under every rule, published ones, numbers for the plots."""
 
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from spurbench.dotted import dotted
-from spurbench.leaderboard import aggregate
-from spurbench.metrics.stats import mean_sd
+from spurbench.report.tables import Table
+from spurbench.reported import Reported
 
-__all__ = ["Settings", "clip", "page_data", "settings_of", "short"]
+__all__ = ["clip", "page_data", "short"]
 
-_RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga")
-"""Order of the rules on the page; others come after."""
 _PLOTTED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg", "mask_density")
 _ERASED = ("outside", "inside", "outside_control")
 _LONGEST = 120
@@ -22,9 +20,11 @@ _LONGEST = 120
 _COLUMNS = (
     ("method", "text", "short name; options are added where two settings share it"),
     ("WGA", "number", "accuracy of the worst group, percent: mean ± s.d. over seeds"),
+    ("WGA 95 %", "number", "interval of the mean WGA over seeds (Student's t), for these test images, percent"),
     ("accuracy", "number", "share of all test images that are right, percent: mean ± s.d. over seeds"),
     ("EPG", "number", "Energy Pointing Game: percent of the map on the object; behind it the map's source"),
     ("seeds", "number", "runs in the mean"),
+    ("draws", "number", "settings that this one was chosen from on validation data"),
     ("rule", "text", "that chose the epoch; 'last' where the method defines its final model itself"),
     ("dataset", "text", "name with variant"),
     ("backbone", "text", "timm name"),
@@ -34,79 +34,65 @@ _COLUMNS = (
     ("group mean", "number", "mean accuracy of the groups, percent: mean ± s.d. over seeds"),
     ("GMACs", "number", "multiply-adds of one image, in brackets over the plain backbone; sorted by the latter"),
     ("params M", "number", "parameters in millions, in brackets over the plain backbone; sorted by the latter"),
+    ("img/s", "number", "images per second in evaluation, in brackets times the plain backbone's on one machine"),
     ("access", "text", "labels and groups that the method declared to use beyond training labels"),
+    ("pretraining", "text", "initial weights; of published rows as their source names them"),
+    ("average", "text", "which average a published accuracy is, where its source says so"),
+    ("source", "text", "measured here, or where it was published, how well that is known, and what to mind"),
 )
 """Of the table: title, kind, meaning."""
+_TITLES = [title for title, _, _ in _COLUMNS]
+_PUBLISHED = {
+    "worst_group_accuracy": "WGA",
+    "accuracy": "accuracy",
+    "epg": "EPG",
+    "group_mean_accuracy": "group mean",
+    "adjusted_accuracy": None,
+}
+"""Columns of this project that published numbers have, and where they stand; the last beside its definition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Runs that differ in nothing but their seed, together."""
-
-    groups: list[list[dict[str, Any]]]
-    """Rows of one setting: all its seeds, rules and splits."""
-    unusable: list[str]
-    """Ids of runs whose rows lack what a table needs."""
-
-
-def settings_of(rows: Iterable[dict[str, Any]]) -> Settings:
-    """Sort rows into settings, in an order that does not depend on that of the rows."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    unusable: list[str] = []
-    for row in rows:
-        try:
-            config = json.loads(row["config_json"])
-            del config["seed"]
-            key = (*(str(row[name]) for name in ("dataset", "backbone", "label")), str(row.get("dataset_fingerprint")))
-            groups.setdefault((*key, json.dumps(config, sort_keys=True)), []).append(row)
-        except (KeyError, TypeError, ValueError):
-            unusable.append(str(row.get("run_id")))
-    return Settings([groups[key] for key in sorted(groups)], sorted(set(unusable)))
-
-
-def page_data(settings: Settings, curves: Mapping[str, Any]) -> dict[str, Any]:
+def page_data(
+    tables: Mapping[str, Table], curves: Mapping[str, Any], published: Sequence[Reported] = ()
+) -> dict[str, Any]:
     """The page's document: plain JSON without NaN, its strings clipped, numbers short.
 
     Args:
+        tables: as ``tables_of`` makes them.
         curves: training curves by run id, as ``curves_of`` makes them; runs without are left out of those plots.
+        published: those on datasets of the tables stand beside them; the others are counted.
     """
-    rules = _ordered({row["selection"] for group in settings.groups for row in group})
-    described: list[dict[str, Any]] = []
-    tables: dict[str, list[dict[str, Any]]] = {rule: [] for rule in rules}
-    unusable = set(settings.unusable)
-    for group in settings.groups:
-        try:
-            entries = {rule: aggregate(group, rule) for rule in rules}
-            lines = {rule: _line(len(described), found[0], group) for rule, found in entries.items() if found}
-            first = next(found[0] for found in entries.values() if found)
-        except StopIteration:  # no row of the test split
-            continue
-        except (AttributeError, KeyError, TypeError, ValueError):  # a column of another kind than the schema says
-            unusable |= {str(row.get("run_id")) for row in group}
-            continue
-        described.append(_describe(first, group, curves))
-        for rule, line in lines.items():
-            tables[rule].append(line)
+    lines_of: dict[str, list[dict[str, Any]]] = {}
+    for table in tables.values():
+        for line in table:
+            lines_of.setdefault(line["setting"], []).append(line)
+    ordered = sorted(lines_of.values(), key=lambda lines: _place(lines[0]))
+    numbers = {lines[0]["setting"]: number for number, lines in enumerate(ordered)}
+    described = [_describe(lines, curves) for lines in ordered]
     _name(described)
-    for lines_of_rule in tables.values():
-        for line in lines_of_rule:
-            setting = described[line["setting"]]
-            line["cells"] = [setting["name"], *line["cells"]]
-            line["cells"][6:8] = [setting["data"], setting["net"]]
-        lines_of_rule.sort(
-            key=lambda line: (*line["cells"][6:8], -(line["values"]["worst_group_accuracy"][0] or 0), line["cells"][0])
-        )
+    sets: dict[tuple[Any, ...], int] = {}
+    pages: dict[str, list[dict[str, Any]]] = {}
+    for rule, table in tables.items():
+        pages[clip(rule)] = lines = [
+            _line(numbers[line["setting"]], described[numbers[line["setting"]]], line, sets) for line in table
+        ]
+        lines.sort(key=lambda line: _rank(line, described[line["setting"]]))
+    beside, elsewhere = _beside(published, described)
     for setting in described:
         del setting["config"], setting["identity"]
-    document = {
+    return {
         "columns": [dict(zip(("title", "kind", "meaning"), column, strict=True)) for column in _COLUMNS],
-        "rules": [clip(rule) for rule in rules if tables[rule]],
-        "settings": described,
-        "tables": {clip(rule): lines for rule, lines in tables.items() if lines},
+        "rules": list(pages),
+        "settings": [*described, *(setting for setting, _ in beside)],
+        "tables": pages,
+        "group_sets": [
+            dict(zip(("numbers", "names", "n"), (list(part) for part in zip(*key, strict=True)), strict=True))
+            for key in sets
+        ],
+        "published": [{"setting": len(described) + place, **line} for place, (_, line) in enumerate(beside)],
+        "published_elsewhere": elsewhere,
         "runs": sum(setting["runs"] for setting in described),
-        "unusable": [clip(run) for run in sorted(unusable)],
     }
-    return document
 
 
 def clip(value: Any) -> str:
@@ -124,36 +110,47 @@ def short(value: float | None, digits: int = 6) -> float | None:
     return float(f"{value:.{digits}g}")
 
 
-def _ordered(rules: set[str]) -> list[str]:
-    return sorted(rules, key=lambda rule: (_RULES.index(rule) if rule in _RULES else len(_RULES), rule))
+def _place(line: Mapping[str, Any]) -> tuple[str, ...]:
+    """An order of settings that does not depend on that of the rows."""
+    return (*(str(line[name]) for name in ("dataset", "backbone", "label", "dataset_fingerprint")), line["setting"])
 
 
-def _describe(entry: Mapping[str, Any], group: Sequence[dict[str, Any]], curves: Mapping[str, Any]) -> dict[str, Any]:
+def _rank(line: Mapping[str, Any], setting: Mapping[str, Any]) -> tuple[Any, ...]:
+    wga = line["values"]["worst_group_accuracy"][0]
+    return setting["data"], setting["net"], line["apart"] is not None, -(wga or 0), setting["name"]
+
+
+def _describe(lines: Sequence[Mapping[str, Any]], curves: Mapping[str, Any]) -> dict[str, Any]:
     """What a setting is, whichever rule chose its epochs."""
-    config = json.loads(group[0]["config_json"])
-    options = dict(entry["options"])
-    stages, tau = group[0].get("num_stages"), options.get("tau", group[0].get("tau"))
-    runs = {row["run_id"]: row["seed"] for row in group}
+    first = lines[0]
+    config = json.loads(first["config_json"])
+    options = dict(first["options"])
+    tau = options.get("tau", first["tau"])
+    runs = {run: seed for line in lines for run, seed in zip(line["run_ids"], line["seeds"], strict=True)}
     beside = {key: value for key, value in options.items() if key not in ("num_stages", "tau")}
-    identity = [entry[name] for name in ("dataset_version", "dataset_fingerprint", "weights", "method")]
+    identity = [first[name] for name in ("dataset_version", "dataset_fingerprint", "weights", "method")]
     return {
-        "label": clip(entry["label"]),
-        "data": clip(entry["dataset"]),
-        "net": clip(entry["backbone"]),
+        "label": clip(first["label"] or first["method"]),
+        "data": clip(first["dataset"]),
+        "dataset": clip(first["dataset"]),
+        "net": clip(first["backbone"]),
+        "backbone": clip(first["backbone"]),
         "identity": [clip(value) for value in identity],
         # Names of options as the leaderboard prints them, then the rest of the configuration.
         "config": options
-        | dotted("input", config.get("input") or {})
+        | first["recipe"]
         | dotted("evaluation", config.get("evaluation") or {})
-        | {"version": (config.get("method") or {}).get("version")},
-        "access": clip(entry["access"]),
-        "gmacs": short(entry["gmacs"]),
-        "overhead": short(_difference(entry, "gmacs")),
-        "params": entry["params"],
-        "source": None if entry["epg_source"] is None else clip(entry["epg_source"]),
-        "stages": stages,
+        | {"version": first["method_version"]},
+        "gmacs": short(first["gmacs"]),
+        "overhead": short(_difference(first, "gmacs")),
+        "source": None if first["epg_source"] is None else clip(first["epg_source"]),
+        "stages": first["num_stages"],
         "tau": None if tau is None else short(tau) if isinstance(tau, int | float) else clip(tau),
-        "family": clip(json.dumps([entry["dataset"], entry["backbone"], *identity, beside], sort_keys=True)),
+        "family": hashlib.sha256(
+            json.dumps(
+                [first["dataset"], first["backbone"], *identity, first["recipe"], beside], sort_keys=True
+            ).encode()
+        ).hexdigest()[:16],
         "runs": len(runs),
         "curves": [curves[run] | {"seed": seed} for run, seed in sorted(runs.items(), key=_by_seed) if run in curves],
     }
@@ -163,69 +160,139 @@ def _by_seed(item: tuple[str, int]) -> tuple[int, str]:
     return item[1], item[0]
 
 
-def _line(number: int, entry: Mapping[str, Any], group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _line(
+    number: int, setting: Mapping[str, Any], entry: Mapping[str, Any], sets: dict[tuple[Any, ...], int]
+) -> dict[str, Any]:
     """One table line: texts of the cells, what they sort by, and the numbers of the plots."""
-    rows = [row for row in group if row["selection"] == entry["selection"] and row["split"] == "test"]
-    density, base = entry["mask_density_mean"], entry["epg_base_rate_mean"]
     erased = [(entry[f"erasure_{part}_mean"], entry[f"erasure_{part}_sd"]) for part in _ERASED]
-    cells = [
-        _spread(entry, "worst_group_accuracy"),
-        _spread(entry, "accuracy"),
-        f"{_spread(entry, 'epg')} {clip(entry['epg_source'] or '')}".strip(),
-        str(entry["n_seeds"]),
-        clip(entry["selection"]),
-        "",
-        "",
-        _percent(base),
-        _percent(density),
-        "-" if erased[0][0] is None else " / ".join(_percent(mean, 0) for mean, _ in erased),
-        _spread(entry, "group_mean_accuracy"),
-        _cost(entry, "gmacs", 1, 3),
-        _cost(entry, "params", 1e6, 2),
-        clip(entry["access"]),
-    ]
-    means = [entry[f"{name}_mean"] for name in ("worst_group_accuracy", "accuracy", "epg")]
-    keys = [None, *means, entry["n_seeds"], None, None, None, base, density, erased[0][0]]
-    keys += [entry["group_mean_accuracy_mean"], _difference(entry, "gmacs"), _difference(entry, "params"), None]
+    ends = [entry[f"worst_group_accuracy_{end}"] for end in ("low", "high")]
+    cells = {
+        "method": setting["name"],
+        "WGA": _spread(entry, "worst_group_accuracy"),
+        "WGA 95 %": "-" if ends[0] is None else f"[{_percent(ends[0])}, {_percent(ends[1])}]",
+        "accuracy": _spread(entry, "accuracy"),
+        "EPG": f"{_spread(entry, 'epg')} {clip(entry['epg_source'] or '')}".strip(),
+        "seeds": str(entry["n_seeds"]),
+        "draws": "1",
+        "rule": clip(entry["selection"]),
+        "dataset": setting["data"],
+        "backbone": setting["net"],
+        "base rate": _percent(entry["epg_base_rate_mean"]),
+        "density": _percent(entry["mask_density_mean"]),
+        "erased": "-" if erased[0][0] is None else " / ".join(_percent(mean, 0) for mean, _ in erased),
+        "group mean": _spread(entry, "group_mean_accuracy"),
+        "GMACs": _cost(entry, "gmacs", 1, 3),
+        "params M": _cost(entry, "params", 1e6, 2),
+        "img/s": _speed(entry),
+        "access": clip(entry["access"]),
+        "pretraining": clip(entry["weights"]),
+        "average": "-",
+        "source": "measured",
+    }
+    keys = {
+        "WGA": entry["worst_group_accuracy_mean"],
+        "WGA 95 %": ends[0],
+        "accuracy": entry["accuracy_mean"],
+        "EPG": entry["epg_mean"],
+        "seeds": entry["n_seeds"],
+        "draws": 1,
+        "base rate": entry["epg_base_rate_mean"],
+        "density": entry["mask_density_mean"],
+        "erased": erased[0][0],
+        "group mean": entry["group_mean_accuracy_mean"],
+        "GMACs": _difference(entry, "gmacs"),
+        "params M": _difference(entry, "params"),
+        "img/s": entry["images_per_second_mean"],
+    }
+    groups = entry["by_group"]
+    kind = tuple((group["group"], clip(group["name"]), group["n"]) for group in groups)
     return {
         "setting": number,
-        "cells": cells,
-        "keys": [None if key is None else short(key) for key in keys],
+        "cells": [cells[title] for title in _TITLES],
+        "keys": [short(keys.get(title)) for title in _TITLES],
         "values": {name: _pair((entry[f"{name}_mean"], entry[f"{name}_sd"])) for name in _PLOTTED},
-        "groups": _groups(rows),
-        "stages": _stages(rows),
+        "interval": _pair(ends),
+        "groups": {
+            "set": sets.setdefault(kind, len(sets)),
+            "accuracy": [[short(value, 4) for value in group["accuracy"]] for group in groups],
+        }
+        if groups
+        else None,
+        "stages": [{name: _pair(pair) for name, pair in stage.items()} for stage in entry["stages"]],
         "erased": None if erased[0][0] is None else [_pair(pair) for pair in erased],
+        "apart": None if entry["apart"] is None else clip(entry["apart"]),
+        "best": entry["best"],
     }
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy per group; a group without test images has none."""
-    values: dict[int, list[float]] = {}
-    facts: dict[int, tuple[str, int]] = {}
-    for row in rows:
-        for group in row.get("groups") or ():
-            if group["n"]:
-                values.setdefault(group["group"], []).append(group["correct"] / group["n"])
-                facts[group["group"]] = (clip(group["name"]), group["n"])
-    return [
-        {"name": facts[number][0], "n": facts[number][1], "accuracy": _pair(mean_sd(values[number]))}
-        for number in sorted(values)
-    ]
+def _beside(
+    published: Iterable[Reported], described: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], int]:
+    """A setting and a line per publication of a method on a measured dataset; and how many numbers have no place."""
+    measured = {setting["dataset"] for setting in described}
+    found: dict[tuple[Any, ...], list[Reported]] = {}
+    elsewhere = 0
+    for row in published:
+        _, dataset, backbone, column = row.counterpart or ("", "", "", "")
+        if dataset not in measured or column not in _PUBLISHED:
+            elsewhere += 1
+            continue
+        key = (dataset, backbone, row.method, row.variant, row.pretraining, row.selection, row.source, row.evidence)
+        turn = next(
+            n for n in count() if column not in {r.counterpart[3] for r in found.get((*key, n), ()) if r.counterpart}
+        )  # a second number of one column, such as another trial's, is a line of its own
+        found.setdefault((*key, turn), []).append(row)
+    return [_published(key[0], key[1], rows, described) for key, rows in sorted(found.items())], elsewhere
 
 
-def _stages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Density and EPG of every stage's mask, the deepest first."""
-    found: dict[int, list[Mapping[str, Any]]] = {}
+def _published(
+    dataset: str, backbone: str, rows: Sequence[Reported], described: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    first = rows[0]
+    variant = first.variant if first.variant.startswith(first.method) else f"{first.method} {first.variant}".strip()
+    seeds = sorted({row.seeds for row in rows if row.seeds})
+    averages = {row.average: None for row in rows if row.average}
+    notes = {row.note: None for row in rows if row.note}
+    cells = dict.fromkeys(_TITLES, "-") | {
+        "method": clip(f"{variant} (published)"),
+        "seeds": ", ".join(map(str, seeds)) or "not stated",
+        "rule": clip(first.selection or "not stated"),
+        "dataset": dataset,
+        "backbone": backbone,
+        "pretraining": clip(first.pretraining or "not stated"),
+        "source": "; ".join([first.source, first.evidence, *notes]),
+    }
+    keys: dict[str, float] = {"seeds": seeds[0]} if len(seeds) == 1 else {}
     for row in rows:
-        for stage in row.get("stage_masks") or ():
-            found.setdefault(stage["stage"], []).append(stage)
-    return [
-        {
-            name: _pair(mean_sd([stage[column] for stage in found[number] if stage.get(column) is not None]))
-            for name, column in (("density", "density"), ("epg", "epg_mask"))
-        }
-        for number in sorted(found)
-    ]
+        text = f"{row.value:.1f}" + ("" if row.std is None else f" ± {row.std:.1f}")
+        title = _PUBLISHED[row.counterpart[3]] if row.counterpart else None
+        if title is None:
+            averages = {f"{text}: {row.average}": None} | {name: None for name in averages if name != row.average}
+        else:
+            cells[title], keys[title] = text, row.value / 100
+    cells["average"] = "; ".join(averages) or ("not stated" if cells["accuracy"] != "-" else "-")
+    same = [setting for setting in described if setting["dataset"] == dataset]
+    setting = {
+        "name": cells["method"],
+        "data": dataset,
+        "net": backbone,
+        "among": sorted(
+            {setting["data"] for setting in same}
+            | {setting["net"] for setting in same if setting["backbone"] == backbone}
+        ),
+        **dict.fromkeys(("overhead", "stages", "tau", "source")),
+        "curves": [],
+        "runs": 0,
+    }
+    line = {
+        "cells": [cells[title] for title in _TITLES],
+        "keys": [short(keys.get(title)) for title in _TITLES],
+        "values": {name: [None, None] for name in _PLOTTED},
+        **dict.fromkeys(("groups", "erased", "apart", "best")),
+        "stages": [],
+        "published": True,
+    }
+    return setting, line
 
 
 def _name(settings: Sequence[dict[str, Any]]) -> None:
@@ -245,10 +312,13 @@ def _name(settings: Sequence[dict[str, Any]]) -> None:
         twins.setdefault((setting["label"], setting["data"], setting["net"]), []).append(setting)
     for alike in twins.values():
         keys = sorted({key for setting in alike for key in setting["config"]})
-        differing = [key for key in keys if len({repr(setting["config"].get(key)) for setting in alike}) > 1]
+        differing = [key for key in keys if len({repr(setting["config"].get(key, _ABSENT)) for setting in alike}) > 1]
         for setting in alike:
-            extra = ", ".join(f"{key}={setting['config'].get(key)}" for key in differing)
+            extra = ", ".join(f"{key}={setting['config'].get(key, _ABSENT)}" for key in differing)
             setting["name"] = clip(f"{setting['label']} {extra}".strip())
+
+
+_ABSENT = "(absent)"
 
 
 def _pair(pair: Sequence[float | None]) -> list[float | None]:
@@ -276,3 +346,10 @@ def _cost(entry: Mapping[str, Any], name: str, unit: float, digits: int) -> str:
     if entry[name] is None:
         return "-"
     return f"{entry[name] / unit:.{digits}f}" + ("" if more is None else f" ({more / unit:+.{digits}f})")
+
+
+def _speed(entry: Mapping[str, Any]) -> str:
+    speed, ratio = entry["images_per_second_mean"], entry["images_per_second_ratio_mean"]
+    if speed is None:
+        return "-"
+    return f"{speed:.0f}" + ("" if ratio is None else f" ({ratio:.2f}x)")

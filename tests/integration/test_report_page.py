@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import Page, browser, chromium
 from records import write_run
@@ -162,6 +164,125 @@ def test_plots_have_switches(page: Page, report: Path) -> None:
     assert page.complaints == []
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with published rows, two draws of one method, another recipe, a conflict, and a damaged record."""
+    folder = tmp_path_factory.mktemp("mixed")
+    where: dict[str, Any] = {"dataset": "waterbirds95", "backbone": "resnet50"}
+    for seed in range(3):
+        write_run(folder, f"jtt{seed}", seed=seed, wga=0.8 + 0.01 * seed, label="JTT", options={"power": 1}, **where)
+        write_run(folder, f"lff{seed}", seed=seed, wga=0.7, label="LfF", options={"power": 1}, **where)
+        write_run(folder, f"twin{seed}", seed=seed, wga=0.6, label="LfF", options={"power": 2}, val_wga=0.1, **where)
+    write_run(folder, "long", wga=0.99, label="ERM", epochs=30, **where)
+    (write_run(folder, "half", **where) / "result.json").write_text("{")
+    write_run(folder / "again", "jtt0", wga=0.1, label="JTT", options={"power": 1}, **where)
+    out = folder / "report.html"
+    assert main(["report", str(folder / "again"), str(folder), "-o", str(out)]) == 0
+    return out
+
+
+def test_published_rows_stand_beside_measured_ones_marked_and_can_be_switched_off(page: Page, mixed: Path) -> None:
+    page.open(mixed)
+    wga = column(page, "WGA")
+    measured = [row for row in page.rows() if "(published)" not in row[0]]
+    beside = [row for row in page.rows() if "(published)" in row[0]]
+    assert len(measured) == 3
+    assert page.rows() == [*measured, *beside], "below the measured ones until one sorts"
+    assert ["JTT (published)", "86.7"] in [[row[0], row[wga]] for row in beside]
+    assert all(row[column(page, "source")] != "measured" for row in beside)
+    assert page.run("document.querySelectorAll('#board tr.published').length") == len(beside)
+    page.click(header(page, "WGA") + " button")
+    assert [row[0] for row in page.rows()].index("JTT") > 0, "sorted among them"
+    assert names(page)[0].endswith("(published)")
+    source = f"document.querySelector({json.dumps(header(page, 'source'))}).hidden"
+    assert page.run(source) is False
+    settled(page, "groups", "JTT")
+    assert "published" not in page.run("document.querySelector('#plots').textContent")
+    page.click("#beside")
+    assert page.run("document.querySelectorAll('#board tr.published').length") == 0
+    assert names(page) == ["JTT", "LfF power=1", "LfF power=2"]
+    assert page.run(source) is True
+    assert page.run("location.hash") == "#beside=hidden&sort=WGA"
+    assert page.complaints == []
+
+
+def test_what_is_not_ranked_is_counted_named_and_shown_on_demand(page: Page, mixed: Path) -> None:
+    page.open(mixed, "#beside=hidden")
+    assert names(page) == ["JTT", "LfF power=1", "LfF power=2"]
+    assert page.run("document.querySelector('#count').textContent") == "3 of 4 settings"
+    assert page.run("document.querySelector('#apart-lines summary').textContent") == (
+        "1 settings (1 runs) are not ranked with the others"
+    )
+    assert page.run("document.querySelector('#apart-lines li').textContent") == (
+        "ERM on waterbirds95, resnet50, 1 runs: another recipe: train.epochs=30 instead of 3"
+    )
+    page.click("#apart")
+    assert names(page) == ["JTT", "LfF power=1", "LfF power=2", "ERM (not ranked)"], "last, though its WGA is highest"
+    page.wait("document.querySelectorAll('#plot-pareto ~ details tbody tr').length === 4")
+    best = page.run(
+        "[...document.querySelector('#plot-pareto').parentElement.querySelectorAll('tbody tr')]"
+        ".map(row => [row.cells[0].textContent, row.cells[5].textContent])"
+    )
+    assert dict(best)["JTT"] == "yes"
+    assert dict(best)["ERM"] == "no", "the front is of what is ranked"
+    page.choose("#draws", "best")
+    draws = column(page, "draws")
+    assert [(row[0], row[draws]) for row in page.rows()] == [
+        ("LfF power=1", "2"), ("JTT (not ranked)", "1"), ("ERM (not ranked)", "1"),
+    ]  # fmt: skip
+    assert page.complaints == []
+
+
+def test_conflicts_and_damaged_records_are_named_on_the_page(page: Page, mixed: Path) -> None:
+    page.open(mixed, "#beside=hidden")
+    told = page.run("[...document.querySelectorAll('#problems li')].map(item => item.textContent)")
+    assert any("conflict: run jtt0 (val_wga)" in text and "worst_group_accuracy 0.1 in" in text for text in told), told
+    assert any("half/result.json: it is no JSON" in text for text in told), told
+    assert page.run("document.querySelector('#summary').textContent").endswith(f"{len(told)} notes below the table")
+    assert page.rows()[0][column(page, "WGA")] == "81.0 ± 1.0", "the later source counts"
+    assert page.rows()[0][column(page, "WGA 95 %")] == "[78.5, 83.5]"
+
+
+def test_of_very_many_groups_the_worst_are_shown_and_the_rest_counted(page: Page, tmp_path: Path) -> None:
+    many = tuple(f"class {number}" for number in range(200))
+    for label, wga in (("A", 0.5), ("B", 0.6)):
+        write_run(tmp_path, label, label=label, wga=wga, group_names=many)
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "-o", str(out)]) == 0
+    page.open(out)
+    figure = "document.querySelector('#plot-groups').parentElement"
+    assert page.run(f"{figure}.querySelector('.note').textContent") == (
+        "The worst 20 of 200 groups, by their mean over these settings; the other 180 are at 98.0 percent or above on "
+        "average."
+    )
+    titles = page.run(f"[...{figure}.querySelectorAll('thead th')].map(cell => cell.textContent)")
+    assert titles[:2] == ["method", "class 0"]
+    assert len(titles) == 21
+    assert page.run(f"{figure}.querySelectorAll('.xtick text').length") == 20
+    assert page.run("document.documentElement.scrollWidth") <= 1280
+    assert page.complaints == []
+
+
+def test_mask_density_can_be_seen_per_group(page: Page, tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = write_run(tmp_path, f"aim{seed}", seed=seed, label="AIM[2,25%]", stages=2, tau=0.25)
+        rows = pq.read_table(folder / "epochs.parquet").to_pylist()
+        for row in rows:
+            row["val_density_by_group"] = [[0.1 + 0.1 * seed, 0.3, None, 0.4], [0.5, 0.6, None, 0.7]]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "epochs.parquet")
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "-o", str(out)]) == 0
+    page.open(out)
+    page.choose("#masks", "group")
+    settled(page, "density", "land/land stage 0")
+    found = page.rows("#plot-density ~ details table")
+    assert found[0] == ["land/land stage 0", "1", "train", "15.0", "2"]
+    assert {row[0] for row in found} == {
+        f"{group} stage {stage}" for group in ("land/land", "land/water", "water/water") for stage in (0, 1)
+    }
+    assert page.complaints == []
+
+
 def test_a_view_can_be_linked_to(page: Page, report: Path) -> None:
     page.open(report, "#rule=last&sort=WGA&order=ascending&method=AIM&toString=x&dataset=nowhere")
     assert names(page) == ["AIM[1,25%]", "AIM[1,50%]", "AIM[2,25%]"]
@@ -240,6 +361,17 @@ def test_it_prints_on_white_and_is_as_it_was_afterwards(page: Page, report: Path
     assert page.complaints == []
 
 
+def test_the_table_fits_on_paper_with_published_rows_too(page: Page, mixed: Path) -> None:
+    page.ask("Emulation.setEmulatedMedia", media="print")
+    page.ask("Emulation.setDeviceMetricsOverride", width=1032, height=900, deviceScaleFactor=1, mobile=False)  # A4
+    try:
+        page.open(mixed)
+        assert page.run("document.querySelector('#board').offsetWidth") <= 1032
+    finally:
+        page.ask("Emulation.setEmulatedMedia", media="")
+        page.ask("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+
+
 def test_hostile_names_change_nothing(page: Page, tmp_path: Path) -> None:
     for number, evil in enumerate(HOSTILE):
         write_run(
@@ -247,6 +379,7 @@ def test_hostile_names_change_nothing(page: Page, tmp_path: Path) -> None:
             group_names=(evil, f"{evil}2"), options={evil: evil}, wga=0.9 - 0.05 * number,
         )  # fmt: skip
         write_run(tmp_path, f"twin{number}", label=evil, dataset=evil, backbone=evil, selection=evil)
+    (write_run(tmp_path, "<img src=x onerror=alert(4)>") / "result.json").write_text("")
     out = tmp_path / "hostile.html"
     assert main(["report", str(tmp_path), "-o", str(out)]) == 0
     assert out.stat().st_size < 8_000_000
@@ -301,5 +434,12 @@ def test_a_run_with_weights_gets_a_picture_of_its_failures(
     words = page.run("document.querySelector('#galleries img').alt")
     assert words.startswith(f"{wrong} test images of the group {row['worst_group']} that AIM[1,50%] seed 0 gets wrong")
     assert page.complaints == []
+    (epoch,) = pq.read_table(folder / "epochs.parquet").to_pylist()
+    ((*by_group,),) = epoch["val_density_by_group"]
+    whole = sum(n * density for n, density in zip(epoch["val_n"], by_group, strict=True) if n) / sum(epoch["val_n"])
+    assert whole == pytest.approx(epoch["val_density"][0])
+    assert [density is None for density in by_group] == [n == 0 for n in epoch["val_n"]]
+    page.choose("#masks", "group")
+    settled(page, "density", f"{100 * next(density for density in by_group if density is not None):.1f}")
     assert main(["report", "-o", str(out), "--gallery", "0", *where]) == 0
     assert "0 galleries" in capsys.readouterr().out

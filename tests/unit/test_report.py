@@ -5,21 +5,27 @@ import hashlib
 import json
 import random
 import re
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from records import write_run
+from records import GROUPS, write_run
+from scipy import stats
 
 from spurbench.cli import main
-from spurbench.leaderboard import collect, write_parquet
+from spurbench.fold import fold
 from spurbench.report import failures
 from spurbench.report.curves import curves_of
 from spurbench.report.page import page, script_json
-from spurbench.report.page_data import clip, page_data, settings_of, short
+from spurbench.report.page_data import clip, page_data, short
+from spurbench.report.problems import problems
+from spurbench.report.tables import tables_of
+from spurbench.reported import Reported, load_reported, shipped
 
 
 @pytest.fixture
@@ -35,11 +41,17 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def document(*folders: Path) -> dict[str, Any]:
-    found = collect(folders)
-    runs = {path.name: path for folder in folders for path in (folder / "runs").iterdir()}
+def document(*sources: Path, published: Sequence[Reported] = ()) -> dict[str, Any]:
+    folded = fold(sources)
+    runs = {path.name: path for source in sources if source.is_dir() for path in (source / "runs").iterdir()}
     curves = {run: read for run, folder in runs.items() if (read := curves_of(folder)) is not None}
-    return page_data(settings_of(found.rows), curves)
+    data = page_data(tables_of(folded), curves, published)
+    return data | {"problems": problems(folded, data["rules"])}
+
+
+def cell(data: dict[str, Any], found: dict[str, Any], title: str) -> str:
+    text: str = found["cells"][[column["title"] for column in data["columns"]].index(title)]
+    return text
 
 
 def line(data: dict[str, Any], name: str, rule: str = "val_wga") -> dict[str, Any]:
@@ -50,9 +62,11 @@ def line(data: dict[str, Any], name: str, rule: str = "val_wga") -> dict[str, An
 def test_the_table_reads_as_the_leaderboard_of_the_command_line(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(results, "best", wga=0.97, label="Mixup")  # neither the first name nor the first run
+    # Neither the first name nor the first run.
+    write_run(results, "best", wga=0.97, label="Mixup", images_per_second=90.0, images_per_second_backbone=100.0)
     data = document(results)
-    titles = [column["title"] for column in data["columns"]]
+    *titles, pretraining, average, source = [column["title"] for column in data["columns"]]
+    assert (pretraining, average, source) == ("pretraining", "average", "source"), "of published rows alone"
     for rule in ("val_wga", "last"):
         assert main(["leaderboard", str(results), "--select", rule, "--format", "markdown"]) == 0
         header, _, *lines = [
@@ -61,7 +75,7 @@ def test_the_table_reads_as_the_leaderboard_of_the_command_line(
             if text.startswith("|")
         ]
         printed = [[cells[header.index(title)] for title in titles] for cells in lines]
-        assert [line["cells"] for line in data["tables"][rule]] == printed
+        assert [line["cells"][:-3] for line in data["tables"][rule]] == printed
 
 
 def test_lines_hold_means_over_seeds_of_the_rule(results: Path) -> None:
@@ -70,7 +84,11 @@ def test_lines_hold_means_over_seeds_of_the_rule(results: Path) -> None:
     erm = line(data, "ERM")
     assert erm["values"]["worst_group_accuracy"] == [pytest.approx(0.71), pytest.approx(0.01)]
     assert line(data, "ERM", "last")["values"]["worst_group_accuracy"][0] == pytest.approx(0.61)
-    assert [group["accuracy"][0] for group in erm["groups"]] == pytest.approx([0.71, 0.98, 0.98, 0.98])
+    assert [mean for mean, _ in erm["groups"]["accuracy"]] == pytest.approx([0.71, 0.98, 0.98, 0.98])
+    names = data["group_sets"][erm["groups"]["set"]]
+    assert names == {"numbers": [0, 1, 2, 3], "names": list(GROUPS), "n": [100] * 4}
+    assert erm["interval"] == pytest.approx(stats.t.interval(0.95, 2, 0.71, stats.sem([0.70, 0.71, 0.72])), rel=1e-5)
+    assert cell(data, erm, "WGA 95 %") == "[68.5, 73.5]"
     assert erm["erased"] is None
     aim = line(data, "AIM[1,25%]")
     assert [mean for mean, _ in aim["erased"]] == [0.95, 0.5, 0.7]
@@ -105,16 +123,107 @@ def test_settings_with_one_label_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_other_data_under_one_name_is_another_dataset(tmp_path: Path) -> None:
+def test_other_data_under_one_name_is_another_dataset_and_stands_apart(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
-    write_run(tmp_path, "b", dataset_fingerprint="g")
-    assert sorted(setting["data"] for setting in document(tmp_path)["settings"]) == ["birds f", "birds g"]
+    write_run(tmp_path, "b", seed=1)
+    write_run(tmp_path, "c", dataset_fingerprint="g")
+    data = document(tmp_path)
+    assert {setting["data"]: setting["runs"] for setting in data["settings"]} == {"birds f": 2, "birds g": 1}
+    apart = {cell(data, line, "dataset"): line["apart"] for line in data["tables"]["val_wga"]}
+    assert apart == {"birds f": None, "birds g": "other data: fingerprint g instead of f"}
 
 
-def test_the_order_of_files_does_not_matter(results: Path, tmp_path: Path) -> None:
-    rows = collect([results]).rows
-    shuffled = random.Random(0).sample(rows, len(rows))
-    assert page_data(settings_of(shuffled), {}) == page_data(settings_of(rows), {})
+def test_another_recipe_stands_apart_with_the_reason_and_behind_the_others(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, f"a{seed}", seed=seed, wga=0.7)
+    write_run(tmp_path, "b", wga=0.9, epochs=9)
+    write_run(tmp_path, "c", wga=0.8, epochs=8)
+    lines = document(tmp_path)["tables"]["val_wga"]
+    assert [line["apart"] for line in lines] == [
+        None,
+        "another recipe: train.epochs=9 instead of 3",
+        "another recipe: train.epochs=8 instead of 3",
+    ]
+    assert lines[1]["best"] is None, "it is no draw of the others"
+
+
+def test_draws_are_chosen_on_validation_and_another_budget_stands_apart(tmp_path: Path) -> None:
+    for power, wga in ((1, 0.7), (2, 0.9), (3, 0.8)):
+        for seed in range(2):
+            write_run(tmp_path, f"erm{power}{seed}", seed=seed, wga=wga, options={"power": power}, val_wga=1 - wga)
+    write_run(tmp_path, "lff", label="LfF", wga=0.99)
+    data = document(tmp_path)
+    best = {cell(data, line, "method"): line["best"] for line in data["tables"]["val_wga"]}
+    assert best == {
+        "ERM power=1": {"draws": 3, "apart": None},
+        "ERM power=2": None,
+        "ERM power=3": None,
+        "LfF": {"draws": 1, "apart": "another tuning budget: best of 1 draws instead of 3"},
+    }
+    assert {cell(data, line, "draws") for line in data["tables"]["val_wga"]} == {"1"}, "until best ones are asked for"
+
+
+def publication(**changes: Any) -> Reported:
+    facts: dict[str, Any] = {
+        "method": "ERM", "variant": "plain", "dataset": "Birds", "backbone": "Net-50", "pretraining": "ImageNet",
+        "metric": "worst_group_acc", "value": 72.6, "std": 0.34, "seeds": 5, "selection": "worst-group val",
+        "average": "", "source": "a paper, Table 1", "evidence": "secondary", "note": "one trial",
+        "counterpart": ("ERM", "birds", "net", "worst_group_accuracy"),
+    }  # fmt: skip
+    return Reported(**facts | changes)
+
+
+def test_published_numbers_stand_beside_measured_ones_and_are_in_none_of_them(results: Path) -> None:
+    average = "weighted by training prevalence"
+    rows = [
+        publication(),
+        publication(value=97.0, std=None, average=average, counterpart=("ERM", "birds", "net", "adjusted_accuracy")),
+        publication(value=71.0, note="another trial"),
+        publication(backbone="Other", counterpart=("", "birds", "other", "accuracy"), pretraining="", selection=""),
+        publication(counterpart=("ERM", "whales", "net", "accuracy")),
+        publication(counterpart=None),
+    ]
+    alone, data = document(results), document(results, published=rows)
+    assert data["published_elsewhere"] == 2
+    assert (data["tables"], data["runs"]) == (alone["tables"], alone["runs"])
+    assert data["settings"][: len(alone["settings"])] == alone["settings"]
+    first, second, third = data["published"]
+    titles = ("method", "WGA", "accuracy", "seeds", "draws", "rule", "dataset", "backbone", "pretraining", "average")
+    assert [cell(data, first, title) for title in titles] == [
+        "ERM plain (published)", "72.6 ± 0.3", "-", "5", "-", "worst-group val", "birds", "net", "ImageNet",
+        f"97.0: {average}",
+    ]  # fmt: skip
+    assert cell(data, first, "source") == "a paper, Table 1; secondary; one trial"
+    assert (cell(data, second, "WGA"), cell(data, second, "average")) == ("71.0 ± 0.3", "-")
+    assert [cell(data, third, title) for title in titles[5:]] == [
+        "not stated", "birds", "other", "not stated", "not stated",
+    ]  # fmt: skip
+    assert data["settings"][first["setting"]]["among"] == ["birds", "net"]
+    assert data["settings"][third["setting"]]["among"] == ["birds"]
+
+
+def test_every_published_number_with_a_counterpart_can_stand_beside_one(tmp_path: Path) -> None:
+    rows = load_reported(shipped())
+    datasets = sorted({row.counterpart[1] for row in rows if row.counterpart})
+    for number, dataset in enumerate(datasets):
+        write_run(tmp_path, f"run{number}", dataset=dataset)
+    data = document(tmp_path, published=rows)
+    metrics = ("WGA", "accuracy", "EPG", "group mean")
+    shown = sum(cell(data, line, title) != "-" for line in data["published"] for title in metrics)
+    beside_their_definition = sum(
+        row.counterpart is not None and row.counterpart[3] == "adjusted_accuracy" for row in rows
+    )
+    assert shown + beside_their_definition + data["published_elsewhere"] == len(rows)
+    assert data["published_elsewhere"] == sum(row.counterpart is None for row in rows)
+
+
+def test_the_order_of_sources_does_not_matter(results: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (results / "runs").iterdir())
+    shuffled = random.Random(0).sample(names, len(names))
+    for place, name in enumerate(shuffled):
+        shutil.copytree(results / "runs" / name, tmp_path / "apart" / str(place) / "runs" / name)
+    apart = fold([tmp_path / "apart" / str(place) for place in range(len(names))])
+    assert page_data(tables_of(apart), {}) == page_data(tables_of(fold([results])), {})
 
 
 def test_a_method_without_other_rules_is_in_every_table(tmp_path: Path) -> None:
@@ -124,7 +233,7 @@ def test_a_method_without_other_rules_is_in_every_table(tmp_path: Path) -> None:
     del record["rows"][0]
     (folder / "result.json").write_text(json.dumps(record))
     data = document(tmp_path)
-    assert line(data, "DFR")["cells"][5] == "last"
+    assert cell(data, line(data, "DFR"), "rule") == "last"
     assert [line["cells"][0] for line in data["tables"]["val_wga"]] == ["DFR", "ERM"]
 
 
@@ -134,18 +243,75 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_served(tmp_path: Path
     write_run(tmp_path, "unread", label="B", config_json="{")
     write_run(tmp_path, "nan", label="C", accuracy=float("nan"))
     write_run(tmp_path, "list", label="D", stage_masks=[1])
+    write_run(tmp_path, "newer", label="E", schema_version=99)
+    write_run(tmp_path, "odd", label="F", groups=[{"n": 3}, {"group": 1, "n": 0, "correct": 0}], stage_masks=[{}])
     data = document(tmp_path)
-    assert data["unusable"] == ["list", "text", "unread"]
-    assert [line["cells"][0] for line in data["tables"]["val_wga"]] == ["C", "ERM"]
-    assert line(data, "C")["values"]["accuracy"] == [None, None]
+    reasons = {
+        "text": "accuracy should be float",
+        "unread": "config_json is no run's configuration",
+        "nan": "accuracy is nan",
+        "list": "a value does not fit its column",
+        "newer": "schema 99 is newer than this spurbench's",
+    }
+    assert len(data["problems"]) == len(reasons)
+    for reason in reasons.values():
+        assert any(text.startswith("left out, damaged: ") and reason in text for text in data["problems"]), reason
+    assert sorted(line["cells"][0] for line in data["tables"]["val_wga"]) == ["ERM", "F"]
+    assert (line(data, "F")["groups"], line(data, "F")["stages"]) == (None, [])
     json.dumps(data, allow_nan=False)
+
+
+def test_a_conflict_is_told_and_the_last_source_counts(tmp_path: Path) -> None:
+    for place, wga in (("one", 0.7), ("two", 0.8)):
+        write_run(tmp_path / place, "same", wga=wga)
+    data = document(tmp_path / "one", tmp_path / "two")
+    assert cell(data, line(data, "ERM"), "WGA") == "80.0"
+    (told,) = [text for text in data["problems"] if "(val_wga)" in text]
+    assert told == (
+        "conflict: run same (val_wga) is there 2 times with different numbers: worst_group_accuracy "
+        f"0.7 in {clip(tmp_path / 'one')}, 0.8 in {clip(tmp_path / 'two')}; the last one counts"
+    )
+
+
+def test_of_very_many_problems_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, "good")
+    for number in range(60):
+        (write_run(tmp_path, f"bad{number:02}") / "result.json").write_text("")
+    told = document(tmp_path)["problems"]
+    assert len(told) == 51
+    assert told[-1] == "and 10 more damaged records"
+
+
+def test_names_of_very_many_groups_are_on_the_page_once(tmp_path: Path) -> None:
+    names = tuple(f"a group with a long name {number}" for number in range(372))
+    for seed in range(3):
+        for label in ("A", "B", "C", "D"):
+            write_run(tmp_path, f"{label}{seed}", seed=seed, label=label, group_names=names)
+    data = document(tmp_path)
+    (kind,) = data["group_sets"]
+    assert kind["names"] == list(names)
+    assert len(line(data, "A")["groups"]["accuracy"]) == 372
+    assert "long name" not in json.dumps(data["tables"])
+
+
+def test_mask_density_per_group_comes_from_the_table_of_epochs(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "a", label="AIM[2,25%]", stages=2, tau=0.25)
+    rows = pq.read_table(folder / "epochs.parquet").to_pylist()
+    by_group = [None, [[0.1, None], [0.3, 0.4]], [[0.2, None], [0.3, 0.4]]]
+    changed = [row | {"val_density_by_group": value} for row, value in zip(rows, by_group, strict=True)]
+    pq.write_table(pa.Table.from_pylist(changed), folder / "epochs.parquet")
+    curves = curves_of(folder)
+    assert curves is not None
+    assert curves["by_group"] == [[[None, 0.1, 0.2], [None, None, None]], [[None, 0.3, 0.3], [None, 0.4, 0.4]]]
 
 
 def test_numbers_that_are_not_there_are_dashes(tmp_path: Path) -> None:
     nothing = dict.fromkeys(("epg", "epg_source", "gmacs", "gmacs_backbone", "params", "epg_base_rate", "groups"))
     write_run(tmp_path, "a", **nothing)
-    (cells,) = [line["cells"] for line in document(tmp_path)["tables"]["val_wga"]]
-    assert cells[3] == cells[8] == cells[12] == cells[13] == "-"
+    data = document(tmp_path)
+    (found,) = data["tables"]["val_wga"]
+    absent = ("WGA 95 %", "EPG", "base rate", "density", "GMACs", "params M", "img/s")
+    assert {cell(data, found, title) for title in absent} == {"-"}
 
 
 def test_long_trainings_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
@@ -217,11 +383,10 @@ def test_the_command_writes_one_file_and_says_what_is_in_it(
 
 def test_tables_and_folders_together_the_later_one_counts(results: Path, tmp_path: Path) -> None:
     table = tmp_path / "all.parquet"
-    write_parquet(collect([results]).rows, table)
+    fold([results]).write(table)
     newer = tmp_path / "newer"
     write_run(newer, "erm0", seed=0, wga=0.8)
-    found = collect([table, newer])
-    data = page_data(settings_of(found.rows), {})
+    data = document(table, newer)
     assert line(data, "ERM")["values"]["worst_group_accuracy"][0] == pytest.approx((0.8 + 0.71 + 0.72) / 3)
 
 
