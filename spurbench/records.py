@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["LISTS", "Batch", "Record", "arrow_schema", "read_batch", "rows_to_table", "table_to_rows", "well_formed"]
 
 LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
+_ENTRIES = {
+    "groups": {"group", "name", "n", "correct"},
+    "stage_masks": {"stage", "density"},
+    "erasure": {"erased", "fill", "n", "agree"},
+}
+"""What tables and pages read of the entries of a list."""
 """Nested columns; in tables they are JSON text."""
 
 _NAMES = frozenset(column.name for column in COLUMNS)
@@ -86,7 +92,7 @@ def rows_to_table(rows: Iterable[dict[str, Any]]) -> "pa.Table":
         values = [row.get(name) for row in rows]
         if pa.types.is_integer(kind) and any(isinstance(value, float) for value in values):
             raise TypeError(f"{name} should be int")  # Arrow would cut off what is behind the point
-        arrays.append(pa.array([_text(value) for value in values] if name in LISTS else values, kind))
+        arrays.append(pa.array([_text(name, value) for value in values] if name in LISTS else values, kind))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -110,14 +116,15 @@ def table_to_rows(table: "pa.Table") -> list[dict[str, Any]]:
     return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _text(value: Any) -> str | None:
-    if value is not None and not _is_list(value):
-        raise TypeError(f"a list of objects is wanted, not {value!r}")
+def _text(name: str, value: Any) -> str | None:
+    if value is not None and not _is_list(name, value):
+        raise TypeError(f"{name} must be a list of objects with their parts, not {value!r}")
     return None if value is None else json.dumps(value)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+def _is_list(name: str, value: Any) -> bool:
+    needed = _ENTRIES.get(name, set())
+    return isinstance(value, list) and all(isinstance(entry, dict) and needed <= entry.keys() for entry in value)
 
 
 def _is_config(value: Any) -> bool:
@@ -131,7 +138,7 @@ def well_formed(name: str, text: str) -> bool:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return _is_list(value) if name in LISTS else _is_config(value)
+    return _is_list(name, value) if name in LISTS else _is_config(value)
 
 
 def _table_or_none(rows: list[dict[str, Any]]) -> "pa.Table | None":

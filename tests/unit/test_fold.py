@@ -325,6 +325,8 @@ def test_a_damaged_record_is_named_and_the_others_served(results: Path, text: st
         ({"groups": "all"}, "groups should be list"),
         ({"n": 10**30}, "does not fit"),
         ({"groups": [1]}, "does not fit"),
+        ({"erasure": [{"x": 1}]}, "does not fit"),
+        ({"groups": [{"n": 3}]}, "does not fit"),
         ({"run_id": "run1"}, "rows of another run"),
         ({"config_json": "{}"}, "config_json is no run's configuration"),
         ({"config_json": None}, "config_json is no run's configuration"),
