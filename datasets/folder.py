@@ -14,15 +14,15 @@ from spurbench.image_tree import TREE, read_tree
 __all__ = ["DATASETS"]
 
 NAME_DIGITS = 16
-"""Hex digits of the table's hash that name the dataset."""
+"""Hex digits of the fingerprint that name the dataset."""
 
 
 @system_errors_as_data_errors()
 def open_folder(root: Path | None) -> ImageDataset:
     """Open the folder ``root`` itself, which holds ``metadata.csv`` (or one ``metadata_*.csv``), or is a tree.
 
-    The dataset is named after the hash of its table, or of the tree's file names, so that results of different ones
-    stay apart.
+    The dataset is named after its fingerprint (names and sizes of images and masks, labels, splits, boxes) and not
+    after its place: results on different data stay apart, and those on a folder that was moved together.
 
     Raises:
         DataMissing: no folder was given, or it has neither table nor tree.
@@ -34,7 +34,7 @@ def open_folder(root: Path | None) -> ImageDataset:
     classes, attributes = _names(table)
     images = open_image_set(table, root, search_places(root, root), None if attributes is None else len(attributes))
     info = DatasetInfo(
-        name=f"folder:{table.sha256[:NAME_DIGITS]}",
+        name=f"folder:{images.fingerprint()[:NAME_DIGITS]}",
         version="1",
         classes=classes,
         attributes=attributes,

@@ -82,11 +82,11 @@ def resolve_run(request: RunRequest, paths: RunPaths) -> tuple[RunConfig, RunPat
     tree["method"] = {}
     name, positional = parse_method(request.method)
     entry = load_registry("methods", request.plugins).get(name)
-    for key, value in {**dict(positional_fields(entry, positional)), **dict(request.overrides)}.items():
-        _set(tree, key, value)
     if request.backbone is not None:
         # A backbone other than the preset's has other weights: the preset's choice does not carry over.
         tree["backbone"] = {"name": request.backbone, "weights": "default"}
+    for key, value in {**dict(positional_fields(entry, positional)), **dict(request.overrides)}.items():
+        _set(tree, key, value)
     if request.weights is not None:
         _set(tree, "backbone.weights", request.weights)
     parts = {section: _build(section, tree.pop(section, {}), model) for section, model in _SECTIONS.items()}
@@ -160,7 +160,7 @@ def dataset_entry(name: str, plugins: tuple[Path, ...] = ()) -> tuple[DatasetSpe
     if not (base.startswith((".", "/", "~")) or "/" in base or "\\" in base or Path(base).is_dir()):
         return find_dataset(name, plugins), None
     path = Path(base).expanduser().resolve()
-    opened = find_dataset("folder").open(path)  # its name is a hash of its table, so it must be read
+    opened = find_dataset("folder").open(path)  # it is named after its data, so it must be read
     return with_transforms(DatasetSpec(info=opened.info, open=lambda _: opened), changes, plugins), path
 
 

@@ -1,7 +1,8 @@
 """Images decoded once into a memory-mapped uint8 cache that all processes on a machine share.
 
 A cache is a directory that appears by one atomic rename, so it is whole or absent. It is built by the first process
-that needs it, under a lock; the others wait and then map the same pages.
+that needs it, under a lock; the others wait and then map the same pages. A build that was stopped goes on where its
+files had last reached the disk.
 """
 
 import contextlib
@@ -52,6 +53,10 @@ META = "meta.json"
 IMAGES = "images.u8"
 MASKS = "masks.u8"
 BOXES = "boxes.f32"
+DONE = "done.json"
+"""In an unfinished cache: how many samples of it are on the disk, and their boxes."""
+SAVE_BYTES = 256 << 20
+"""Bytes of frames between two such notes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +115,7 @@ def load_frames(
             return frames
         if locked:  # without a lock, another process may still write to its temporary directory
             _remove_leftovers(target)
-        _build(split, target, identity, progress, threads or min(available_cores(), MAX_THREADS))
+        _build(split, target, identity, progress, threads or min(available_cores(), MAX_THREADS), locked=locked)
     frames = _open(target, identity)
     if frames is None:
         raise DataError(f"{target}: the image cache was written but cannot be read back; is something deleting it?")
@@ -189,50 +194,101 @@ def _build(
     identity: dict[str, Any],
     progress: Callable[[int, int], None] | None,
     threads: int,
+    *,
+    locked: bool,
 ) -> None:
-    """Write a cache beside ``target`` and move it there."""
+    """Write a cache beside ``target`` and move it there.
+
+    Without a lock, others may be at the same: then each has a directory of its own, which does not outlast it.
+    """
     needed = frame_bytes(identity["number"], identity["resize"], masks=False)
-    temporary = _temporary(target)
-    chunks = decode_in_order(split, identity["resize"], threads)
+    temporary = _unfinished(target) if locked else _temporary(target)
     try:
         with _writing(target.parent, needed):
-            temporary.mkdir()
+            temporary.mkdir(exist_ok=True)
+        begun = _Begun.found(temporary, identity)
+        chunks = decode_in_order(split, identity["resize"], threads, start=len(begun.boxes))
         with single_threaded_operations(), contextlib.closing(chunks):
-            shapes = _write_arrays(chunks, temporary, identity["number"], identity["resize"], progress)
+            shapes = _write_arrays(chunks, begun, temporary, identity, progress)
         with _writing(target.parent, needed):
             write_json(temporary / META, {**identity, "shapes": shapes, "pillow": PIL.__version__})
+            (temporary / DONE).unlink(missing_ok=True)
             _publish(temporary, target, identity)
+    except DataError:  # neither damaged images nor a full disk are something to go on from
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # nothing is there when it was moved
+        if not locked:
+            shutil.rmtree(temporary, ignore_errors=True)  # nothing is there when it was moved
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What of a cache is there."""
+
+    has_masks: bool | None
+    """None before the first sample."""
+    boxes: list[Floats | None]
+    """One entry per sample."""
+
+    @classmethod
+    def found(cls, folder: Path, identity: dict[str, Any]) -> "_Begun":
+        """Where an earlier build of the same cache has come to, by the same version of Pillow."""
+        try:
+            note = read_json(folder / DONE)
+            if note["identity"] != identity or note["pillow"] != PIL.__version__:
+                return cls(None, [])
+            boxes = [None if rows is None else np.array(rows, np.float32).reshape(-1, 4) for rows in note["boxes"]]
+            pixels = len(boxes) * identity["resize"] ** 2
+            for name, size in ((IMAGES, 3 * pixels), (MASKS, pixels if note["has_masks"] else 0)):
+                if (folder / name).stat().st_size < size:
+                    return cls(None, [])
+            return cls(note["has_masks"], boxes)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls(None, [])
+
+    def save(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Note it; the samples themselves must be on the disk."""
+        boxes = [None if rows is None else rows.tolist() for rows in self.boxes]
+        note = {"identity": identity, "pillow": PIL.__version__, "has_masks": self.has_masks, "boxes": boxes}
+        write_json(folder / DONE, note)
 
 
 def _write_arrays(
     chunks: Iterator[Chunk],
+    begun: _Begun,
     temporary: Path,
-    number: int,
-    resize: int,
+    identity: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, tuple[int, ...] | None]:
-    """Write all arrays in order, to the disk itself, and return their shapes."""
-    boxes: list[Floats | None] = []
-    has_masks: bool | None = None
-    needed = frame_bytes(number, resize, masks=False)
+    """Write what is missing of all arrays in order, to the disk itself, and return their shapes."""
+    number, resize, boxes = identity["number"], identity["resize"], begun.boxes
+    needed = frame_bytes(number, resize, masks=bool(begun.has_masks))
     with contextlib.ExitStack() as stack:
         with _writing(temporary.parent, needed):
-            images_file = stack.enter_context((temporary / IMAGES).open("wb"))
-            masks_file = stack.enter_context((temporary / MASKS).open("wb"))
+            images_file = stack.enter_context(_opened(temporary / IMAGES, len(boxes) * resize * resize * 3))
+            masks_file = stack.enter_context(
+                _opened(temporary / MASKS, len(boxes) * resize * resize if begun.has_masks else 0)
+            )
+        unsaved = 0
         for chunk in chunks:
-            if has_masks is None:  # the first chunk tells
-                has_masks = chunk.masks is not None
-                needed = frame_bytes(number, resize, masks=has_masks)
+            if begun.has_masks is None:  # the first chunk tells
+                begun.has_masks = chunk.masks is not None
+                needed = frame_bytes(number, resize, masks=begun.has_masks)
                 _check_space(temporary.parent, needed)
-            if (chunk.masks is not None) != has_masks:
+            if (chunk.masks is not None) != begun.has_masks:
                 raise mixed_masks(len(boxes), len(boxes) + len(chunk.images))
             with _writing(temporary.parent, needed):
                 images_file.write(chunk.images.data)
                 if chunk.masks is not None:
                     masks_file.write(chunk.masks.data)
-            boxes += chunk.boxes
+                boxes += chunk.boxes
+                unsaved += chunk.images.nbytes
+                if unsaved >= SAVE_BYTES:
+                    _sync(images_file)
+                    _sync(masks_file)
+                    begun.save(temporary, identity)
+                    unsaved = 0
             if progress is not None:
                 progress(len(boxes), number)
         padded = _pad_boxes(boxes)
@@ -243,13 +299,21 @@ def _write_arrays(
                 boxes_file = stack.enter_context((temporary / BOXES).open("wb"))
                 boxes_file.write(padded.astype("<f4").tobytes())
                 _sync(boxes_file)
-            if not has_masks:
+            if not begun.has_masks:
                 (temporary / MASKS).unlink()
     return {
         "images": (number, resize, resize, 3),
-        "masks": (number, resize, resize) if has_masks else None,
+        "masks": (number, resize, resize) if begun.has_masks else None,
         "boxes": None if padded is None else padded.shape,
     }
+
+
+def _opened(path: Path, size: int) -> BinaryIO:
+    """A file that is written on from ``size`` bytes, of which there are at least so many."""
+    stream = path.open("r+b" if size else "wb")
+    stream.truncate(size)
+    stream.seek(size)
+    return stream
 
 
 def _pad_boxes(boxes: list[Floats | None]) -> Floats | None:
@@ -282,6 +346,10 @@ def _publish(temporary: Path, target: Path, identity: dict[str, Any]) -> None:
         target.rename(damaged)  # processes that have mapped it keep their pages
         temporary.rename(target)
         _remove(damaged)
+
+
+def _unfinished(target: Path) -> Path:
+    return target.parent / f".{target.name}.unfinished"
 
 
 def _temporary(target: Path) -> Path:

@@ -109,14 +109,14 @@ def squash_boxes(boxes_n4: Tensor, image_3HW: Tensor, resize: int) -> Floats:
     return (boxes_n4.numpy().astype(np.float64) * resize / size).astype(np.float32)
 
 
-def decode_in_order(split: Samples, resize: int, threads: int) -> Generator[Chunk, None, None]:
-    """All chunks, first to last; decoded ahead, but never more than a few per thread are in memory."""
+def decode_in_order(split: Samples, resize: int, threads: int, start: int = 0) -> Generator[Chunk, None, None]:
+    """All chunks from sample ``start`` on; decoded ahead, but never more than a few per thread are in memory."""
     decode = partial(decode_samples, split, resize)
     pending: deque[Future[Chunk]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        for start in range(0, len(split), CHUNK):
-            pending.append(pool.submit(decode, range(start, min(start + CHUNK, len(split)))))
+        for first in range(start, len(split), CHUNK):
+            pending.append(pool.submit(decode, range(first, min(first + CHUNK, len(split)))))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         while pending:

@@ -188,10 +188,12 @@ def test_number_of_torch_threads_is_left_as_it_was(tmp_path):
 WORKER = """
 import os, sys, time, torch
 from pathlib import Path
+from spurbench.data import cache
 from spurbench.data.cache import load_frames
 from spurbench.types import Sample
 
 folder, log, delay = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+cache.SAVE_BYTES = int(sys.argv[4])
 
 class Slow:
     def __len__(self):
@@ -210,10 +212,10 @@ assert frames.images[:, 0, 0, 0].tolist() == list(range(60))
 """
 
 
-def start_worker(folder, log, delay):
+def start_worker(folder, log, delay, save_bytes=cache.SAVE_BYTES):
     """A process that has imported everything and waits for a line before it loads the cache."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", WORKER, str(folder), str(log), str(delay)]
+    command = [sys.executable, "-c", WORKER, str(folder), str(log), str(delay), str(save_bytes)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert worker.stdout.readline() == b"ready\n"
     return worker
@@ -247,12 +249,12 @@ def test_a_killed_builder_is_cleaned_up_after(tmp_path):
     worker.send_signal(signal.SIGKILL)
     assert finish(worker) == -signal.SIGKILL
     (leftover,) = names(folder)
-    assert leftover.endswith(".tmp")
+    assert leftover.endswith(".unfinished")
     again = start_worker(folder, log, 0)
     go(again)
     assert finish(again) == 0
     (complete,) = names(folder)
-    assert not complete.endswith(".tmp")
+    assert not complete.startswith(".")
 
 
 def test_without_locks_the_loser_discards_its_build(tmp_path, monkeypatch):
@@ -383,11 +385,68 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         load(FakeSplit(), tmp_path / "file" / "cache")
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("boxes", [True, False])
+def test_an_interrupted_build_goes_on(tmp_path, monkeypatch, masks, boxes):
+    monkeypatch.setattr(cache, "SAVE_BYTES", 1)
+    expected = load(FakeSplit(100, masks=masks, boxes=boxes), tmp_path / "whole")
+
     def interrupt(done, total):
-        raise KeyboardInterrupt
+        if done >= 48:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(FakeSplit(), tmp_path, progress=interrupt)
-    assert names(tmp_path) == []
-    load(FakeSplit(), tmp_path)
+        load(FakeSplit(100, masks=masks, boxes=boxes), tmp_path / "parts", progress=interrupt)
+    again = FakeSplit(100, masks=masks, boxes=boxes)
+    shown = []
+    frames = load(again, tmp_path / "parts", progress=lambda done, total: shown.append(done))
+    assert min(again.decoded) == 48
+    assert shown[0] > 48
+    assert torch.equal(frames.images, expected.images)
+    assert (frames.masks is None) == (not masks)
+    if masks:
+        assert torch.equal(frames.masks, expected.masks)
+    if boxes:
+        assert torch.equal(frames.boxes.nan_to_num(-1), expected.boxes.nan_to_num(-1))
+    assert [name for name in names(tmp_path / "parts") if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("damage", ["other Pillow", "half a note", "no images", "short images"])
+def test_what_an_interrupted_build_left_is_not_trusted(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(cache, "SAVE_BYTES", 1)
+
+    def interrupt(done, total):
+        if done >= 48:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(FakeSplit(100), tmp_path, progress=interrupt)
+    (unfinished,) = tmp_path.glob(".*.unfinished")
+    note = unfinished / "done.json"
+    if damage == "other Pillow":
+        note.write_text(note.read_text().replace(cache.PIL.__version__, "0.1"))
+    elif damage == "half a note":
+        note.write_text(note.read_text()[:40])
+    elif damage == "no images":
+        (unfinished / "images.u8").unlink()
+    else:
+        os.truncate(unfinished / "images.u8", 1000)
+    again = FakeSplit(100)
+    frames = load(again, tmp_path)
+    assert min(again.decoded) == 0
+    assert torch.equal(frames.images, load(FakeSplit(100), tmp_path / "whole").images)
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path):
+    folder, log = tmp_path / "cache", tmp_path / "log"
+    worker = start_worker(folder, log, 0.02, save_bytes=1)
+    go(worker)
+    while not list(folder.glob(".*/done.json")):
+        time.sleep(0.01)
+    worker.send_signal(signal.SIGKILL)
+    assert finish(worker) == -signal.SIGKILL
+    before = log.stat().st_size
+    again = start_worker(folder, log, 0, save_bytes=1)
+    go(again)
+    assert finish(again) == 0
+    assert log.stat().st_size - before < 60  # not all of them were decoded again

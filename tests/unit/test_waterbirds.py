@@ -870,14 +870,23 @@ def test_folder_reads_waterbirds_with_its_names(waterbirds_root: Make) -> None:
     layout = waterbirds_root("own", masks="own/segmentations", boxes="own")
     dataset = open_folder(layout.folder)
     assert_reads(dataset, layout)
-    digest = hashlib.sha256(layout.table.read_bytes()).hexdigest()
     expected: DatasetInfo = dataset.info
-    assert expected.name == f"folder:{digest[:16]}"
+    assert expected.name == f"folder:{dataset.fingerprint()[:16]}"
     assert expected.classes == ("landbird", "waterbird")
     assert expected.attributes == ("land", "water")
     assert expected.has_masks
     assert expected.has_boxes
     assert expected.preset == "convnext"
+
+
+def test_a_folder_is_named_after_its_data(waterbirds_root: Make, tmp_path: Path) -> None:
+    layout = waterbirds_root("own")
+    name = open_folder(layout.folder).info.name
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(layout.folder, moved)
+    assert open_folder(moved).info.name == name
+    Image.new("RGB", (31, 17), "red").save(moved / layout.rows[0]["img_filename"])  # the same table, another image
+    assert open_folder(moved).info.name != name
 
 
 def test_folder_keeps_the_groups_of_waterbirds_when_no_place_is_water(tmp_path: Path) -> None:
