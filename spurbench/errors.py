@@ -14,6 +14,7 @@ __all__ = [
     "SpurbenchError",
     "cannot_write_results",
     "did_you_mean",
+    "install_line",
 ]
 
 
@@ -58,6 +59,11 @@ def cannot_write_results(results: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"cannot write to the results folder {results}: {error.strerror or error}; choose another with --results DIR"
     )
+
+
+def install_line(extra: str) -> str:
+    """What to type for an optional part; spurbench itself is installed from its checkout."""
+    return f"pip install -e '.[{extra}]' -c constraints.txt (in the folder of spurbench's checkout)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ from spurbench.engine.stop import StopFlag
 from spurbench.method import Views
 from spurbench.resolve import make_method
 from spurbench.survey import first_training, kind_of
-from spurbench.sweep import Planned, name_of
+from spurbench.sweep import Planned, count, name_of
 from spurbench.types import Sample
 
 __all__ = ["RunTime", "estimate", "measure"]
@@ -75,6 +75,10 @@ def estimate(
     one_of: dict[Any, Planned] = {}
     for run in runs:
         one_of.setdefault(kind_of(run), run)
+    tell(
+        f"{count(len(one_of), 'setting')} to train briefly here, for {count(len(runs), 'run')} to come; "
+        "each takes from seconds to a minute"
+    )
     times: dict[Any, RunTime] = {}
     for kind, run in one_of.items():
         tell(f"measuring setting {len(times) + 1} of {len(one_of)}: {name_of(run)}")

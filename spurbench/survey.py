@@ -52,6 +52,8 @@ class Survey:
     """In the order of the runs."""
     stale: dict[str, str] = field(default_factory=dict)
     """Why a finished run does not count as done, by run id."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Why a run failed, in a line, by run id."""
     code: Counter[str] = field(default_factory=Counter)
     """Finished runs by the code and libraries that made them, where those differ from what would run now."""
     peak_bytes: int = 0
@@ -110,6 +112,8 @@ def survey(runs: Sequence[Planned], plugins: tuple[Path, ...] = ()) -> Survey:
             if (taken := seconds_of(record)) is not None:
                 found._seconds.setdefault(kind_of(run), []).append(taken)
                 found._taken.append((run, taken))
+        elif state == "failed":
+            found.errors[run.run_id] = run.failure() or "its record does not say why"
         found.states.append(state)
     return found
 

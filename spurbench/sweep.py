@@ -1,10 +1,12 @@
 """A grid file to run configurations, checked completely before anything starts."""
 
+import contextlib
 import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from spurbench.config import RunConfig, RunPaths, explain_validation
 from spurbench.dotted import dotted
 from spurbench.engine.run import finished_record, has_failed
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, did_you_mean
 from spurbench.io import read_json
 from spurbench.lease import owner_of
-from spurbench.resolve import RunRequest, resolve_run
+from spurbench.resolve import RunRequest, make_method, resolve_run
 from spurbench.schema import SCHEMA_VERSION
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "Range",
     "RunState",
     "SweepFile",
+    "count",
+    "draws_of",
     "load_sweep",
     "name_of",
     "options_of",
@@ -39,7 +43,7 @@ __all__ = [
 ]
 
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
 class _Strict(BaseModel):
@@ -164,6 +168,8 @@ class Planned(_Strict):
 
     config: RunConfig
     paths: RunPaths
+    label: str = ""
+    """What tables call the method with its options; empty where nobody needs it."""
 
     @cached_property
     def run_id(self) -> str:
@@ -203,6 +209,12 @@ class Planned(_Strict):
             return "failed", None
         return "stopped" if self.waits_for() is None else "waiting", None
 
+    def failure(self) -> str | None:
+        """The first line of what ended a failed run; None if its record does not say."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            return str(read_json(self.folder / "result.json")["error"]).strip().splitlines()[0]
+        return None
+
     def waits_for(self) -> Path | None:
         """The folder of the shared training for which the run was left; None if its last attempt ended otherwise."""
         try:
@@ -214,7 +226,12 @@ class Planned(_Strict):
 
 def name_of(run: Planned) -> str:
     """A run in a line of text."""
-    return f"{run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
+    return f"{run.label or run.config.method.name} on {run.config.dataset.name}, seed {run.config.seed}"
+
+
+def count(number: int, what: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def seconds_of(record: Mapping[str, Any]) -> float | None:
@@ -226,10 +243,20 @@ def seconds_of(record: Mapping[str, Any]) -> float | None:
     return (end - start).total_seconds()
 
 
-class _NoKeyTwice(yaml.SafeLoader):
-    """Of two equal keys YAML's own loader drops the first without a word, and its runs with it."""
+class _PlainKeys(yaml.SafeLoader):
+    """Of two equal keys YAML's own loader drops the first without a word, and its runs with it.
+
+    It also takes ``no:`` and ``1:`` for keys that are no text, which no option is.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                value = self.construct_object(key, deep=True)
+                raise ConfigError(
+                    f"line {key.start_mark.line + 1}: a key must be text, YAML reads this one as {value!r}; "
+                    "write a name, in quotes if need be"
+                )
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(
@@ -246,15 +273,17 @@ def load_sweep(path: Path) -> SweepFile:
         ConfigError: not there, not YAML, unknown keys, empty lists.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
+        tree = yaml.load(path.read_text(encoding="utf-8"), _PlainKeys)
     except FileNotFoundError as error:
         raise ConfigError(f"no sweep file at {path}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(f"{path} must hold datasets:, methods: and seeds:; cluster/README.md shows the form")
+    except ConfigError as error:
+        raise ConfigError(f"{path}, {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold datasets: and methods:; cluster/README.md shows the form")
     try:
         return SweepFile(**tree)
     except ValidationError as error:
@@ -293,7 +322,7 @@ def plan(sweep: SweepFile, paths: RunPaths, plugins: tuple[Path, ...] = ()) -> l
             run = _with_seed(base, seed)
             planned.setdefault(run.run_id, run)
     if idle:
-        raise ConfigError(f"exclude: {sweep.exclude[idle[0]]} matches no run of the grid; check its names and values")
+        raise _matches_nothing(sweep.exclude[idle[0]], [(run.config, dataset) for dataset, run in grid], sweep.seeds)
     if not planned:
         raise ConfigError("the sweep has no runs: everything is excluded")
     return list(planned.values())
@@ -318,12 +347,13 @@ def _resolved(
             plugins=plugins,
         )
         config, run_paths = resolve_run(request, paths)
-        yield Planned(config=config, paths=run_paths)
+        yield Planned(config=config, paths=run_paths, label=make_method(config, plugins).label)
 
 
 def _with_seed(run: Planned, seed: int) -> Planned:
     """The same run with another seed, which the sweep file's own checks have seen."""
-    return Planned.model_construct(config=run.config.model_copy(update={"seed": seed}), paths=run.paths)
+    config = run.config.model_copy(update={"seed": seed})
+    return Planned.model_construct(config=config, paths=run.paths, label=run.label)
 
 
 def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> bool:
@@ -332,17 +362,50 @@ def _matches(config: RunConfig, dataset: str, pattern: Mapping[str, Any]) -> boo
     Args:
         dataset: as the file names it; a folder's own name is a hash.
     """
-    facts: dict[str, list[Any]] = {
+    facts = _facts(config, dataset)
+    return all(any(value in facts.get(key, []) for value in _values(wanted)) for key, wanted in pattern.items())
+
+
+def _facts(config: RunConfig, dataset: str) -> dict[str, list[Any]]:
+    """What a pattern may say of a run, by key."""
+    return {
         "dataset": [config.dataset.name, dataset],
         "backbone": [config.backbone.name],
         "method": [config.method.name],
         "seed": [config.seed],
         **{key: [value] for key, value in settings_of(config).items()},
     }
+
+
+def _values(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _matches_nothing(
+    pattern: Mapping[str, Any], grid: Iterable[tuple[RunConfig, str]], seeds: list[int]
+) -> ConfigError:
+    """Which key or value of a pattern no run has, and what there is."""
+    there: dict[str, list[Any]] = {}
+    for config, dataset in grid:
+        for key, values in _facts(config, dataset).items():
+            there.setdefault(key, []).extend(value for value in values if value not in there.get(key, []))
+    there["seed"] = seeds
+    start = f"exclude: {dict(pattern)} matches no run of the grid: "
     for key, wanted in pattern.items():
-        if not any(value in facts.get(key, []) for value in (wanted if isinstance(wanted, list) else [wanted])):
-            return False
-    return True
+        if key not in there:
+            return ConfigError(
+                f"{start}unknown key '{key}'{did_you_mean(key, there)} available: {', '.join(_MATCHED)}, and options "
+                "of the runs with a dot, such as train.epochs or method.tau"
+            )
+        if not any(value in there[key] for value in _values(wanted)):
+            names = [str(value) for value in there[key]]
+            hint = did_you_mean(str(_values(wanted)[0]), names) if _values(wanted) else ";"
+            return ConfigError(f"{start}no run has this {key}{hint} there are: {', '.join(names)}")
+    return ConfigError(f"{start}each part is that of some run, but no run has all of them")
+
+
+_MATCHED = ("dataset", "backbone", "method", "seed")
+"""Keys of ``exclude`` that are no options."""
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -359,6 +422,14 @@ def options_of(method: MethodGrid) -> Iterator[dict[str, Any]]:
         for drawn in draws:
             chosen = {**method.set, **dict(zip(method.grid, values, strict=True)), **drawn}
             yield {key if "." in key else f"method.{key}": value for key, value in chosen.items()}
+
+
+def draws_of(sweep: SweepFile) -> dict[str, int]:
+    """Random settings that each method tries beside the fixed ones, by its name."""
+    draws: Counter[str] = Counter()
+    for method in (*sweep.methods, *(extra.method for extra in sweep.include)):
+        draws[method.name] += 0 if method.random is None else method.random.draws
+    return dict(draws)
 
 
 def _draw(source: Range | list[Any], rng: random.Random) -> Any:

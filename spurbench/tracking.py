@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 from spurbench.config import RunConfig, RunPaths
 from spurbench.dotted import dotted
 from spurbench.engine.observer import Observer, Silent
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, install_line
 from spurbench.io import read_json, write_json
 
 __all__ = ["TRACKERS", "Tracked", "require_trackers", "tell_finished"]
@@ -60,7 +60,7 @@ def require_trackers(names: Sequence[str]) -> None:
     for name in names:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a mere folder: these libraries leave some of their own names
-            raise ConfigError(f"--log {name} needs its library; install it with: pip install 'spurbench[{name}]'")
+            raise ConfigError(f"--log {name} needs its library; install it with: {install_line(name)}")
 
 
 class Tracked:

@@ -88,13 +88,13 @@ def live_observer(title: str) -> Iterator[_Plain | _Live]:
 
 
 class _PlainBoard(_Plain):
-    """Plain lines that begin with the worker's number."""
+    """Plain lines that begin with the run."""
 
     def show(self, worker: int, run: str, task: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        self.progress(f"[{worker + 1}] {run}: {task}", done, total, values)
+        self.progress(f"{run}: {task}", done, total, values)
 
     def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
-        self.note(f"[{worker + 1}] {run}: {_epoch_line(row)}")
+        self.note(f"{run}: {_epoch_line(row)}")
 
 
 class _LiveBoard:
@@ -115,9 +115,7 @@ class _LiveBoard:
             self._runs[worker], self._validation[worker] = run, ""
             self._bar.reset(self._tasks[worker], visible=True)
         text = f"{_values(values)} {self._validation[worker]}".strip() if values else ""
-        self._bar.update(
-            self._tasks[worker], completed=done, total=total, description=f"{worker + 1} {run}: {task}", values=text
-        )
+        self._bar.update(self._tasks[worker], completed=done, total=total, description=f"{run}: {task}", values=text)
 
     def epoch_of(self, worker: int, run: str, row: Mapping[str, Any]) -> None:
         if row["val_wga"] is not None:

@@ -8,6 +8,10 @@ from spurbench.cli.common import cache_folder, plugins_of
 from spurbench.config import BackboneConfig, RunPaths
 
 _ANSWER_SECONDS = 10.0
+_ELSEWHERE = (
+    "run this where there is a network; with the weights in a file, use spurbench run --weights FILE, or in a sweep "
+    "file set: {backbone.weights: FILE}"
+)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -30,8 +34,7 @@ def execute(options: argparse.Namespace) -> int:
             timm.create_model(name, pretrained=True)
         except Exception as error:  # timm, its hub client and the network fail in many ways
             raise DataMissing(
-                f"cannot fetch the weights of {name}: {type(error).__name__}: {error}\n"
-                "run this where there is a network, or use --weights FILE"
+                f"cannot fetch the weights of {name}: {type(error).__name__}: {error}\n{_ELSEWHERE}"
             ) from error
         print(f"{name}: on disk")
     return 0
@@ -73,8 +76,7 @@ def _require_hub(name: str) -> None:
         get_session().head(constants.ENDPOINT, timeout=_ANSWER_SECONDS)
     except Exception as error:  # of its client, and of whatever that is built on
         raise DataMissing(
-            f"cannot fetch the weights of {name}: {constants.ENDPOINT} does not answer ({error})\n"
-            "run this where there is a network, or use --weights FILE"
+            f"cannot fetch the weights of {name}: {constants.ENDPOINT} does not answer ({error})\n{_ELSEWHERE}"
         ) from error
 
 

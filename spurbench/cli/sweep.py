@@ -12,28 +12,41 @@ from typing import Any
 from spurbench.cli.common import paths_of, plugins_of, print_json
 from spurbench.cli.live import live_board, live_observer
 from spurbench.cli.render import percent
-from spurbench.cli.sweep_plan import ORDER, print_plan, tell_what_does_not_fit
+from spurbench.cli.sweep_plan import AGAIN, ORDER, print_plan, tell_budgets, tell_failures, tell_what_does_not_fit
 from spurbench.errors import ConfigError, cannot_write_results
+
+_FLAGS_OF = {
+    "address": ("ray",),
+    "stop_early": ("ray",),
+    "gpus_per_run": ("ray", "slurm"),
+    "profile": ("slurm",),
+    "runs_per_job": ("slurm",),
+    "wait": ("slurm",),
+}
+"""Launchers that heed an option; the others would ignore it."""
 
 
 def execute(options: argparse.Namespace) -> int:
     """Plan everything, then run what is missing."""
     from spurbench.engine.distributed import find_team
     from spurbench.survey import set_aside, survey
-    from spurbench.sweep import load_sweep, plan
+    from spurbench.sweep import count, draws_of, load_sweep, plan
     from spurbench.tracking import require_trackers, tell_finished
 
+    _require_own_flags(options)
     require_trackers(options.log)
     if find_team().size > 1:
         raise ConfigError("start sweeps without torchrun; --jobs N has several runs at once")
     if options.estimate and not options.dry_run:
         raise ConfigError("--estimate goes with --dry-run: it measures and reckons, and starts nothing of the sweep")
     plugins = plugins_of(options)
-    runs = plan(load_sweep(Path(options.file)), paths_of(options), plugins)
+    sweep = load_sweep(Path(options.file))
+    runs = plan(sweep, paths_of(options), plugins)
     found = survey(runs, plugins)
-    if options.redo_stale and not options.dry_run and not options.status:
+    again = dict(found.stale) if options.redo_stale and not options.status else {}
+    if again and not options.dry_run:
         for run in runs:
-            if run.run_id in found.stale:
+            if run.run_id in again:
                 set_aside(run)
         found = survey(runs, plugins)
     in_queue: list[str] = []
@@ -41,13 +54,24 @@ def execute(options: argparse.Namespace) -> int:
         from spurbench.launch.slurm_queue import with_queue
 
         found.states, in_queue = with_queue(runs, found.states)
-    states = found.states
+    states: list[Any] = [
+        AGAIN if run.run_id in again and state in ("stale", "stopped") else state
+        for run, state in zip(runs, found.states, strict=True)
+    ]
+    found.states = states
     counts: Counter[str] = Counter(states)
-    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in ORDER if counts[state])}",
-          file=sys.stderr)  # fmt: skip
+    told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    print(f"{count(len(runs), 'run')}: {told}", file=sys.stderr)
+    results_root = runs[0].paths.results
+    if options.status and not results_root.is_dir():
+        print(f"no results folder at {results_root}: nothing has run there; --results DIR names another",
+              file=sys.stderr)  # fmt: skip
     for line in in_queue:
         print(line, file=sys.stderr)
-    tell_what_does_not_fit(found)
+    tell_what_does_not_fit(found, again)
+    tell_budgets(draws_of(sweep))
+    if not options.retry_failed:
+        tell_failures(runs, found)
     if options.dry_run or options.status:
         print_plan(options, runs, found, plugins)
         return 0
@@ -57,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
     if left_alone:
         print(f"left alone: {left_alone} that failed before; --retry-failed tries again", file=sys.stderr)
     if missing:
-        _require_writable(runs[0].paths.results)
+        _require_writable(results_root)
     trackers = _tell_done(options.log, [run for run, state in zip(runs, states, strict=True) if state == "done"])
     results, failures = [], 0
     title = f"sweep {options.file}"
@@ -74,13 +98,33 @@ def execute(options: argparse.Namespace) -> int:
                 f"{row['label']} on {row['dataset']}, seed {row['seed']}: accuracy {percent(row['accuracy'])}, "
                 f"WGA {percent(row['worst_group_accuracy'])} ({row['selection']})"
             )
-    done = sum(run.finished for run in runs)
-    print(f"{done} of {len(runs)} runs done, {failures + left_alone} failed", file=sys.stderr)
-    if options.launcher == "slurm" and done < len(runs):
+    stale = [run_id for run_id in found.stale if run_id not in again]
+    done = sum(run.finished and run.run_id not in stale for run in runs)
+    left_stale = f"{len(stale)} stale (--redo-stale makes {'it' if len(stale) == 1 else 'them'} again), "
+    print(
+        f"{done} of {len(runs)} runs done, {left_stale if stale else ''}{failures + left_alone} failed",
+        file=sys.stderr,
+    )
+    if options.launcher == "slurm" and done + len(stale) < len(runs):
         print(f"to see where they stand: {_status_command(options)}", file=sys.stderr)
     if options.json:
-        print_json({"runs": len(runs), "done": done, "failed": failures + left_alone, "finished_now": results})
+        print_json({"runs": len(runs), "done": done, "stale": len(stale), "failed": failures + left_alone,
+                    "finished_now": results})  # fmt: skip
     return 1 if failures or left_alone else 0
+
+
+def _require_own_flags(options: argparse.Namespace) -> None:
+    """Refuse what the chosen launcher would not heed."""
+    if options.jobs == 0 and options.launcher != "local":
+        raise ConfigError(f"--jobs auto is for --launcher local; give a number to --launcher {options.launcher}")
+    for name, launchers in _FLAGS_OF.items():
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is None or value is False or options.launcher in launchers:
+            continue
+        raise ConfigError(
+            f"{flag} is for --launcher {' or '.join(launchers)}, and this is --launcher {options.launcher}; "
+            f"add --launcher {launchers[0]}, or leave out {flag}"
+        )
 
 
 def _tell_done(trackers: list[str], done: list[Any]) -> list[str]:
@@ -117,8 +161,6 @@ def _begin(
     from spurbench.launch.options import LaunchOptions
 
     pack = options.jobs == 0
-    if pack and options.launcher != "local":
-        raise ConfigError(f"--jobs auto is for --launcher local; give a number to --launcher {options.launcher}")
     plugins = plugins_of(options)
     if options.launcher == "local" and options.jobs == 1:  # in this process, without the import costs of another
         live = stack.enter_context(live_observer(title))

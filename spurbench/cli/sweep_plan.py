@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,12 +11,16 @@ from typing import Any
 from spurbench.cli.common import print_json
 from spurbench.cli.render import print_table, size
 
-__all__ = ["ORDER", "print_plan", "tell_what_does_not_fit"]
+__all__ = ["AGAIN", "ORDER", "print_plan", "tell_budgets", "tell_failures", "tell_what_does_not_fit"]
 
-ORDER = ("done", "stale", "running", "queued", "stopped", "failed", "waiting")
+AGAIN = "to be made again"
+"""State of a stale run once ``--redo-stale`` asks for it."""
+ORDER = ("done", "stale", "running", "queued", "stopped", AGAIN, "failed", "waiting")
 """States, from finished to not begun."""
 _SETTLED = ("done", "stale", "failed")
 """States that cost no more time."""
+_MOST_REASONS = 10
+"""Ways to fail that are told; runs fail alike, or each at a step of its own."""
 _MOST_LINES = 200
 """Runs that a person may want to see one by one."""
 
@@ -34,17 +38,26 @@ def print_plan(options: argparse.Namespace, runs: Sequence[Any], found: Any, plu
         for (run, state), setting in zip(_pairs(runs, found), settings, strict=True)
     ]
     seconds = _estimated(options, runs, found, plugins) if options.estimate else {}
+    judged = (sum(seconds.values()), 0) if options.estimate else found.seconds_left(runs)
+    disk = _disk(runs, found)
     if options.json:
         names = ["run", "label", *_HEADER[2:]]
         print_json(
-            [
-                {
-                    "method": run.config.method.name,
-                    **dict(zip(names, line, strict=True)),
-                    **({"estimated_seconds": seconds.get(run.run_id)} if options.estimate else {}),
-                }
-                for run, line in zip(runs, lines, strict=True)
-            ]
+            {
+                "counts": dict(Counter(found.states)),
+                "seconds_left": None if judged is None else judged[0] / _at_once(options, found),
+                "at_once": _at_once(options, found),
+                "disk": disk,
+                "runs": [
+                    {
+                        "method": run.config.method.name,
+                        **dict(zip(names, line, strict=True)),
+                        **_whereabouts(run, found.errors.get(run.run_id) if line[-1] == "failed" else None),
+                        **({"estimated_seconds": seconds.get(run.run_id)} if options.estimate else {}),
+                    }
+                    for run, line in zip(runs, lines, strict=True)
+                ],
+            }
         )
     elif len(runs) <= _MOST_LINES:
         print_table(options.file, _HEADER, lines, drop=("backbone", "options", "run"))
@@ -53,19 +66,57 @@ def print_plan(options: argparse.Namespace, runs: Sequence[Any], found: Any, plu
     if options.estimate:
         _tell_estimate(options, runs, found, settings, seconds)
     else:
-        _tell_time(options, runs, found)
-    _tell_disk(runs, found)
+        _tell_time(options, found, judged)
+    _tell_disk(disk)
     _tell_shared(runs, found, plugins)
     _tell_waits(runs, found)
 
 
-def tell_what_does_not_fit(found: Any) -> None:
-    """Finished runs that are not what would be made now."""
-    reasons = Counter(found.stale.values())
-    for reason, count in reasons.items():
-        print(f"stale: {count} finished {_runs(count)} {reason}; --redo-stale makes them again", file=sys.stderr)
-    for code, count in found.code.items():
-        print(f"note: {count} finished {_runs(count)} made by {code}; every row says which", file=sys.stderr)
+def tell_what_does_not_fit(found: Any, again: Mapping[str, str]) -> None:
+    """Finished runs that are not what would be made now.
+
+    Args:
+        again: those that are to be made again, with the reason.
+    """
+    left = {run_id: reason for run_id, reason in found.stale.items() if run_id not in again}
+    for reasons, stale_is_done in ((left, False), (again, True)):
+        for reason, number in Counter(reasons.values()).items():
+            what = AGAIN if stale_is_done else f"--redo-stale makes {'it' if number == 1 else 'them'} again"
+            print(f"stale: {number} finished {_runs(number)} {reason}; {what}", file=sys.stderr)
+    for code, number in found.code.items():
+        print(f"note: {number} finished {_runs(number)} made by {code}; every row says which", file=sys.stderr)
+
+
+def tell_failures(runs: Sequence[Any], found: Any) -> None:
+    """Why runs failed: a line per reason, with a run of it and the files that say more."""
+    from spurbench.sweep import count, name_of
+
+    reasons: dict[str, list[Any]] = {}
+    for run, state in _pairs(runs, found):
+        if state == "failed":
+            reasons.setdefault(found.errors[run.run_id], []).append(run)
+    for reason, (run, *others) in list(reasons.items())[:_MOST_REASONS]:
+        more = f" and {count(len(others), 'run')} more" if others else ""
+        files = _whereabouts(run, reason)
+        log = f", log: {files['log']}" if "log" in files else ""
+        print(f"failed: {name_of(run)}{more}: {reason} (record: {files['record']}{log})", file=sys.stderr)
+    if (rest := len(reasons) - _MOST_REASONS) > 0:
+        print(f"failed: {count(rest, 'reason')} more; --status --json has them by run", file=sys.stderr)
+
+
+def tell_budgets(draws: Mapping[str, int]) -> None:
+    """Methods that may try more settings than others win by that alone.
+
+    Args:
+        draws: random draws by method.
+    """
+    if len(set(draws.values())) > 1:
+        told = ", ".join(f"{name} {number or 'none'}" for name, number in draws.items())
+        print(
+            f"note: random budgets differ ({told}); a table that takes the best setting of each method is fair only "
+            "with equal draws",
+            file=sys.stderr,
+        )
 
 
 _HEADER = ["run", "method", "options", "dataset", "backbone", "seed", "state"]
@@ -90,17 +141,39 @@ def _print_settings(title: str, settings: Sequence[Sequence[str]], all_states: S
         print(f"and {len(lines) - len(shown)} settings more", file=sys.stderr)
 
 
-def _tell_time(options: argparse.Namespace, runs: Sequence[Any], found: Any) -> None:
+def _whereabouts(run: Any, error: str | None) -> dict[str, Any]:
+    """The folder of a run that has begun; of a failed one its error, its record, and its log if SLURM has written one.
+
+    Args:
+        error: the first line, None unless the run failed.
+    """
+    from spurbench.launch.slurm_queue import note_of
+
+    files: dict[str, Any] = {"folder": str(run.folder) if run.folder.is_dir() else None}
+    if error is not None:
+        files |= {"error": error, "record": str(run.folder / "result.json")}
+    note = note_of(run)
+    return files if note is None else {**files, "log": note.log}
+
+
+def _at_once(options: argparse.Namespace, found: Any) -> int:
+    running: int = found.states.count("running")
+    return max(1, int(options.jobs), running)
+
+
+def _tell_time(options: argparse.Namespace, found: Any, judged: tuple[float, int] | None) -> None:
+    from spurbench.sweep import count
+
     if not any(state not in _SETTLED for state in found.states):
         return
-    judged = found.seconds_left(runs)
     if judged is None:
         print("time: no run of this sweep is done here, so there is nothing to judge by", file=sys.stderr)
         return
     seconds, known = judged
-    at_once = max(1, options.jobs, found.states.count("running"))
+    at_once = _at_once(options, found)
     took = f"about {_minutes(seconds / at_once)} left with {at_once} at a time"
-    print(f"time: {took} (judged by {known} runs that are done)", file=sys.stderr)
+    is_done = f"{count(known, 'run')} that {'is' if known == 1 else 'are'} done"
+    print(f"time: {took} (judged by {is_done})", file=sys.stderr)
 
 
 def _estimated(options: argparse.Namespace, runs: Sequence[Any], found: Any, plugins: tuple[Path, ...]) -> Any:
@@ -131,46 +204,61 @@ def _tell_estimate(
             for setting, taken in totals.items()
         ]
         print_table("time, as measured here", header, lines, drop=("backbone",))
-    at_once = max(1, options.jobs, found.states.count("running"))
+    at_once = _at_once(options, found)
     text = f"about {_minutes(sum(seconds.values()) / at_once)} left with {at_once} at a time"
     print(f"time: {text} (each setting was measured here, alone)", file=sys.stderr)
 
 
-def _tell_disk(runs: Sequence[Any], found: Any) -> None:
+def _disk(runs: Sequence[Any], found: Any) -> dict[str, int]:
+    """Bytes that lie there, and that runs which have not begun will need."""
     from spurbench.io import folder_bytes
     from spurbench.survey import disk_bytes, expected_bytes
 
     there = disk_bytes(runs)
     waiting = [run for run, state in _pairs(runs, found) if state in ("waiting", "queued")]
     done = disk_bytes([run for run, state in _pairs(runs, found) if state == "done"])
-    text = f"disk: {size(sum(there))} in {len(there)} run folders"
-    if shared := folder_bytes(runs[0].paths.results / "phases"):
-        text += f", {size(shared)} in trainings that runs share (spurbench clean --phases)"
-    if waiting:
-        kept, most = expected_bytes(waiting[0])
-        kept = int(median(done)) if done else kept
-        text += f"; about {size(kept * len(waiting))} more for those that wait, {size(most)} for each while it trains"
+    kept, most = expected_bytes(waiting[0]) if waiting else (0, 0)
+    return {
+        "bytes": sum(there),
+        "folders": len(there),
+        "shared_bytes": folder_bytes(runs[0].paths.results / "phases"),
+        "more_bytes": (int(median(done)) if done else kept) * len(waiting),
+        "bytes_while_training": most,
+    }
+
+
+def _tell_disk(disk: Mapping[str, int]) -> None:
+    from spurbench.sweep import count
+
+    text = f"disk: {size(disk['bytes'])} in {count(disk['folders'], 'run folder')}"
+    if disk["shared_bytes"]:
+        text += f", {size(disk['shared_bytes'])} in trainings that runs share (spurbench clean --phases)"
+    if disk["more_bytes"]:
+        text += f"; about {size(disk['more_bytes'])} more for those that wait, "
+        text += f"{size(disk['bytes_while_training'])} for each while it trains"
     print(text, file=sys.stderr)
 
 
 def _tell_shared(runs: Sequence[Any], found: Any, plugins: tuple[Path, ...]) -> None:
     from spurbench.survey import shared_trainings
+    from spurbench.sweep import count
 
-    count, saved = shared_trainings([run for run, state in _pairs(runs, found) if state != "done"], plugins)
+    number, saved = shared_trainings([run for run, state in _pairs(runs, found) if state != "done"], plugins)
     if saved:
-        what = f"{count} runs begin with plain training that others have as well"
-        print(f"shared: {what}; it is done once, which saves up to {saved} trainings", file=sys.stderr)
+        what = f"{number} runs begin with plain training that others have as well"
+        print(f"shared: {what}; it is done once, which saves up to {count(saved, 'training')}", file=sys.stderr)
 
 
 def _tell_waits(runs: Sequence[Any], found: Any) -> None:
     from spurbench.survey import awaited
+    from spurbench.sweep import count
 
-    for who, count in awaited(runs, found.states).items():
-        print(f"waiting: {count} {'run' if count == 1 else 'runs'} for a training that {who} does", file=sys.stderr)
+    for who, number in awaited(runs, found.states).items():
+        print(f"waiting: {count(number, 'run')} for a training that {who} does", file=sys.stderr)
 
 
-def _runs(count: int) -> str:
-    return "run was" if count == 1 else "runs were"
+def _runs(number: int) -> str:
+    return "run was" if number == 1 else "runs were"
 
 
 def _minutes(seconds: float) -> str:

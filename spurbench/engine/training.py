@@ -26,7 +26,7 @@ _LOOK_EVERY = 50
 """Steps between two looks at the losses for non-finite values."""
 _LOW_RATE = 1e-7
 """At most this, a learning rate is hardly the reason for a loss that is not finite."""
-_HIGH_RATE = 1e-2
+_HIGH_RATE = 1e-3
 """The most that is advised."""
 _SHOW_SECONDS = 0.5
 _SAVE_SECONDS = 600.0
@@ -254,8 +254,8 @@ def _advice(optimizer: OptimizerConfig) -> str:
         return f"its learning rate, {rate:g}, is low already: look at the data and at the method's options"
     lower = min(rate / 10, _HIGH_RATE)
     return (
-        f"try a lower learning rate, such as --set train.optimizer.{name}={lower:g}, in a sweep file "
-        f"train: {{optimizer: {{{name}: {lower:g}}}}}"
+        f"try a lower learning rate; with spurbench run: --set train.optimizer.{name}={lower:g}; "
+        f"in a sweep file: train: {{optimizer: {{{name}: {lower:g}}}}}"
     )
 
 

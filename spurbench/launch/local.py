@@ -6,7 +6,7 @@ from pathlib import Path
 from spurbench.engine import Interrupted, Observer, run_one
 from spurbench.errors import SpurbenchError
 from spurbench.launch.options import Outcomes
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, name_of
 
 __all__ = ["launch_local"]
 
@@ -24,10 +24,7 @@ def launch_local(
     waiting: list[Planned] = []
     for wait, batch in ((False, runs), (True, waiting)):
         for number, run in enumerate(batch):
-            observer.note(
-                f"run {number + 1} of {len(batch)}: {run.config.method.name} on {run.config.dataset.name}, "
-                f"seed {run.config.seed} ({run.config.run_id()})"
-            )
+            observer.note(f"run {number + 1} of {len(batch)}: {name_of(run)} ({run.config.run_id()})")
             try:
                 record = run_one(
                     run.config,

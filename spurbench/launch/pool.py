@@ -201,7 +201,7 @@ def _interrupt(workers: Sequence[_Worker], stop: StopFlag) -> None:
 
 def _tell(board: Board, worker: _Worker, run: Planned, kind: str, content: Any) -> None:
     if kind == "note":
-        board.note(f"[{worker.number + 1}] {content}")
+        board.note(f"{name_of(run)}: {content}")
     elif kind == "progress":
         board.show(worker.number, name_of(run), *content)
     else:

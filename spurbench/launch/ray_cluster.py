@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, install_line
 from spurbench.launch.options import LaunchOptions
 
 __all__ = ["connected", "require_ray", "resources_for"]
@@ -31,23 +31,22 @@ _SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
 def require_ray(options: LaunchOptions) -> None:
-    """Import Ray, told to be quiet, and to show the cluster a token where there is one.
+    """Find out that something answers, and import Ray, told to be quiet, and to show a token where there is one.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or nothing answers at the address.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     address = _address(options)
+    _require_answer(address)  # before anything that waits for an answer longer
     may_show = "ray" not in sys.modules and address not in ("local", "auto") and _has_token()
     if may_show and _asks_for_token(address):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read once, at the import; ``auto`` does it by itself
     try:
         import ray.tune  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"--launcher ray needs Ray Tune ({error}); install it with: pip install 'spurbench[ray]'"
-        ) from error
+        raise ConfigError(f"--launcher ray needs Ray Tune ({error}); install it with: {install_line('ray')}") from error
 
 
 @contextlib.contextmanager
@@ -58,7 +57,7 @@ def connected(options: LaunchOptions, cpus: int) -> Iterator[None]:
         cpus: of each run; a local cluster has as many as all jobs take together.
 
     Raises:
-        ConfigError: no cluster at the address.
+        ConfigError: no cluster at the address, or one that refuses.
     """
     import ray
 
@@ -73,7 +72,6 @@ def connected(options: LaunchOptions, cpus: int) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
-    _require_answer(address)
     with _own_signals():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
@@ -185,8 +183,10 @@ def _refused(address: str, why: str) -> ConfigError:
     if address == "auto":
         return _unreachable(address, why)
     return ConfigError(
-        f"Ray at {address} does not let this process in: {why}; Python and Ray must have the same versions there and "
-        "here; if the cluster asks for a token, copy ~/.ray/auth_token from its head node"
+        f"cannot join a Ray cluster at {address}: {why}\n"
+        f"either no cluster is there (any more), or it does not let this process in. `ray status --address {address}` "
+        "tells which; `ray start --head` starts one. One that is there must have the same versions of Python and Ray; "
+        "if it asks for a token, copy ~/.ray/auth_token from its head node"
     )
 
 

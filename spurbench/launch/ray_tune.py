@@ -200,7 +200,7 @@ class _Experiment:
             return
         slot, name = self.slots.setdefault(run_id, free[0] if free else 0), name_of(self.runs[run_id])
         if kind == "note":
-            self.board.note(f"[{slot + 1}] {content}")
+            self.board.note(f"{name}: {content}")
         elif kind == "progress":
             self.board.show(slot, name, *content)
         else:

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spurbench.engine.provenance import now_utc
-from spurbench.errors import ConfigError, cannot_write_results
+from spurbench.errors import ConfigError, cannot_write_results, install_line
 from spurbench.launch.options import Board, LaunchOptions, Outcomes, from_anywhere
 from spurbench.launch.slurm_job import SlurmTask, record_key
 from spurbench.launch.slurm_profile import SlurmProfile, load_profile
-from spurbench.launch.slurm_queue import JobNote, QueuedJob, QueueSilent, count, jobs_of, note_of, write_note
+from spurbench.launch.slurm_queue import JobNote, QueuedJob, QueueSilent, jobs_of, note_of, write_note
 from spurbench.launch.slurm_wait import follow
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, count
 
 __all__ = ["launch"]
 
@@ -70,7 +70,7 @@ def _require_tools() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError as error:
-        raise ConfigError("--launcher slurm needs submitit: pip install 'spurbench[slurm]'") from error
+        raise ConfigError(f"--launcher slurm needs submitit: {install_line('slurm')}") from error
     absent = [name for name in ("sbatch", "squeue", "srun", "scontrol") if shutil.which(name) is None]
     if absent:
         raise ConfigError(

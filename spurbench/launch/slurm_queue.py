@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spurbench.io import read_json, write_json
-from spurbench.sweep import Planned
+from spurbench.sweep import Planned, count
 
 __all__ = [
     "JobNote",
     "QueueSilent",
     "QueuedJob",
-    "count",
     "jobs_of",
     "note_of",
     "queued",
@@ -170,11 +169,6 @@ def _advice(text: str) -> str:
         return ""
     job = text.removeprefix("job ").partition(",")[0]
     return f"; no node may ever take it: scancel {job}, change the profile, and start the same command again"
-
-
-def count(number: int, what: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _has_begun(run: Planned) -> bool:

@@ -12,8 +12,8 @@ from spurbench.errors import RunFailed, SpurbenchError
 from spurbench.io import read_json
 from spurbench.launch.options import Board, Outcomes
 from spurbench.launch.slurm_job import record_key
-from spurbench.launch.slurm_queue import QueueSilent, count, jobs_of, note_of
-from spurbench.sweep import Planned, name_of
+from spurbench.launch.slurm_queue import QueueSilent, jobs_of, note_of
+from spurbench.sweep import Planned, count, name_of
 
 __all__ = ["follow"]
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from spurbench.errors import ConfigError
+from spurbench.errors import ConfigError, install_line
 
 __all__ = ["page", "plotting_library", "script_json"]
 
@@ -41,7 +41,7 @@ def plotting_library() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ConfigError("the report's plots need plotly; install it with: pip install 'spurbench[plots]'") from error
+        raise ConfigError(f"the report's plots need plotly; install it with: {install_line('plots')}") from error
     script: str = get_plotlyjs()
     return script.replace("\r\n", "\n")  # as a browser reads it, so that the hash is of the same bytes
 

@@ -213,7 +213,7 @@ def test_sweep_plans_runs_and_skips(capsys: pytest.CaptureFixture[str]) -> None:
         "train: {optimizer: {lr: 1.0e-4}}\n"
     )
     code, out, err = call(capsys, "sweep", "s.yaml", "--dry-run", "--json")
-    planned = json.loads(out)
+    planned = json.loads(out)["runs"]
     assert code == 0
     assert len(planned) == 15
     assert len({run["run"] for run in planned}) == 15

@@ -33,7 +33,7 @@ PLACE = "step train 1 1"
 
 needs_ray = pytest.mark.skipif(
     subprocess.run([sys.executable, "-c", "import ray.tune"], capture_output=True, check=False).returncode != 0,
-    reason="Ray Tune is not installed: pip install 'spurbench[ray]'",
+    reason="Ray Tune is not installed: pip install -e '.[ray]' -c constraints.txt",
 )
 pytestmark = [
     needs_ray,
@@ -433,7 +433,7 @@ def test_unreachable_cluster(tmp_path: Path, address: str, match: str, monkeypat
 
 def test_ray_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.tune", None)
-    with pytest.raises(ConfigError, match=r"install it with: pip install 'spurbench\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"install it with: pip install -e '\.\[ray\]' -c constraints\.txt"):
         by_ray(runs_in(tmp_path, ["noisy"]), Board())
 
 

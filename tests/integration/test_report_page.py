@@ -34,7 +34,7 @@ PLOTS = ("pareto", "groups", "heat", "density", "curves", "erasure")
 def page() -> Iterator[Page]:
     absent = None
     if importlib.util.find_spec("plotly") is None:
-        absent = "plotly is not installed: pip install 'spurbench[plots]'"
+        absent = "plotly is not installed: pip install -e '.[plots]' -c constraints.txt"
     program = chromium()
     if program is None:
         absent = "there is no chromium: apt-get install chromium fonts-dejavu-core"

@@ -62,7 +62,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     absent = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name, path=where) is None]
     absent += [] if importlib.util.find_spec("submitit") else ["the package submitit"]
     if absent:
-        reason = f"{absent[0]} is not installed: apt-get install slurm-wlm munge; pip install 'spurbench[slurm]'"
+        reason = f"{absent[0]} is not installed: apt-get install slurm-wlm munge; pip install -e '.[slurm]'"
         if os.environ.get("SPURBENCH_REQUIRE_SLURM") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -354,7 +354,7 @@ def test_run_that_failed_is_not_repeated_when_its_job_starts_again(
 
 
 @pytest.mark.parametrize(
-    ("hidden", "words"), [("sbatch", "no sbatch on this machine"), ("submitit", r"pip install 'spurbench\[slurm\]'")]
+    ("hidden", "words"), [("sbatch", "no sbatch on this machine"), ("submitit", r"pip install -e '\.\[slurm\]'")]
 )
 def test_what_is_not_installed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, words: str

@@ -75,7 +75,10 @@ def test_without_a_network_one_line_says_so_at_once(
     assert time.monotonic() - started < 5
     told = capsys.readouterr().err
     assert told.startswith(f"spurbench: cannot fetch the weights of resnet18: {nobody} does not answer (")
-    assert told.endswith("run this where there is a network, or use --weights FILE\n")
+    assert told.endswith(
+        "run this where there is a network; with the weights in a file, use spurbench run --weights FILE, or in a "
+        "sweep file set: {backbone.weights: FILE}\n"
+    )
     assert "Retrying" not in told
 
 

@@ -395,7 +395,7 @@ def test_without_plotly_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert main(["report", str(results)]) == 2
-    assert "pip install 'spurbench[plots]'" in capsys.readouterr().err
+    assert "pip install -e '.[plots]' -c constraints.txt" in capsys.readouterr().err
 
 
 def test_no_runs_is_said_with_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

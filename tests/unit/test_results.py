@@ -111,12 +111,15 @@ def test_every_rule_is_measured_on_the_weights_of_its_file(
 @pytest.mark.parametrize(
     ("rates", "words"),
     [
-        ({"lr": 5e-5}, "--set train.optimizer.lr=5e-06, in a sweep file train: {optimizer: {lr: 5e-06}}"),
+        (
+            {"lr": 5e-5},
+            "with spurbench run: --set train.optimizer.lr=5e-06; in a sweep file: train: {optimizer: {lr: 5e-06}}",
+        ),
         (
             {"lr": 5e-5, "head_lr": 1e-2},
-            "--set train.optimizer.head_lr=0.001, in a sweep file train: {optimizer: {head",
+            "--set train.optimizer.head_lr=0.001; in a sweep file: train: {optimizer: {head_lr: 0.001}}",
         ),
-        ({"lr": 1e6}, "--set train.optimizer.lr=0.01, in"),
+        ({"lr": 1e6}, "--set train.optimizer.lr=0.001; in"),
         ({"lr": 1e-9}, "its learning rate, 1e-09, is low already: look at the data and at the method's options"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_run_that_was_left_for_a_shared_training_waits_for_who_does_it(tmp_pat
         with Lease.try_take(first.folder) or pytest.fail("no lease"):
             states = survey([first, second], (TOYS,)).states
             assert states == ["running", "waiting"]
-            assert awaited([first, second], states) == {"erm on toys, seed 0": 1}
+            assert awaited([first, second], states) == {"ERM on toys, seed 0": 1}
     assert not awaited([first, second], survey([first, second], (TOYS,)).states), "nobody does it any more"
     assert run_one(second.config, second.paths, device="cpu", plugins=(TOYS,)) is not None
     assert second.state == "done"

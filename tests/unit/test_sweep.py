@@ -1,6 +1,8 @@
 """Grid files: random draws and dotted options; the rest is tested through the command."""
 
 import json
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,17 @@ from spurbench.errors import ConfigError
 from spurbench.lease import Lease
 from spurbench.resolve import RunRequest, resolve_run
 from spurbench.schema import SCHEMA_VERSION
-from spurbench.sweep import MethodGrid, Planned, RandomDraws, SweepFile, load_sweep, options_of, plan
+from spurbench.sweep import (
+    MethodGrid,
+    Planned,
+    RandomDraws,
+    SweepFile,
+    draws_of,
+    load_sweep,
+    name_of,
+    options_of,
+    plan,
+)
 
 
 def places(folder: Path) -> RunPaths:
@@ -124,6 +136,45 @@ def test_include_adds_runs_that_the_grid_has_not(tmp_path: Path) -> None:
 def test_exclude_that_matches_nothing_is_a_mistake(tmp_path: Path, pattern: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="matches no run"):
         planned(tmp_path, exclude=[pattern])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ({"methd": "erm"}, "unknown key 'methd'; did you mean 'method'? available: dataset, backbone, method, seed,"),
+        ({"method.tua": 0.25}, "unknown key 'method.tua'; did you mean 'method.tau'?"),
+        ({"method": ["emr"]}, "no run has this method; did you mean 'erm'? there are: erm, aim"),
+        ({"method": "erm", "seed": 3}, "no run has this seed; there are: 0"),
+        ({"method": "erm", "method.tau": 0.25}, "each part is that of some run, but no run has all of them"),
+        ({"method": []}, "no run has this method; there are: erm, aim"),
+    ],
+)
+def test_an_exclude_that_matches_nothing_says_which_part_is_wrong(
+    tmp_path: Path, pattern: dict[str, Any], words: str
+) -> None:
+    methods = ["erm", {"name": "aim", "grid": {"tau": [0.25]}}]
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        planned(tmp_path, methods=methods, exclude=[pattern])
+
+
+def test_weights_of_a_backbone_that_the_sweep_names_can_be_set(tmp_path: Path) -> None:
+    """As prefetch advises where there is no network."""
+    (run,) = planned(tmp_path, backbones=["resnet18"], set={"backbone.weights": "none"})
+    assert (run.config.backbone.name, run.config.backbone.weights) == ("resnet18", "none")
+
+
+def test_a_run_is_called_by_its_label(tmp_path: Path) -> None:
+    runs = planned(tmp_path, methods=[{"name": "aim", "grid": {"num_stages": [1, 2]}, "set": {"tau": 0.25}}], seeds=[3])
+    assert [name_of(run) for run in runs] == [f"AIM[{n},25%] on minibirds100, seed 3" for n in (1, 2)]
+    assert name_of(pickle.loads(pickle.dumps(runs[1]))) == "AIM[2,25%] on minibirds100, seed 3"
+
+
+def test_draws_are_counted_by_method() -> None:
+    random = {"draws": 2, "upweight": [20, 50, 100]}
+    include = [{"method": {"name": "jtt", "random": random}, "datasets": ["a"]}]
+    methods = ["erm", {"name": "jtt", "random": random}]
+    sweep = SweepFile.model_validate({"datasets": ["a"], "methods": methods, "include": include})
+    assert draws_of(sweep) == {"erm": 0, "jtt": 4}
 
 
 def test_states(tmp_path: Path) -> None:
@@ -259,12 +310,15 @@ D, M = "datasets: [a]\n", "methods: [erm]\n"
         ),
         (D + "methods: [{name: aim, random: {draws: 2, tau: {low: 1}}}]", r"methods\.0\.random\.tau\.high: is missing"),
         (D + M + "seeds: many", r"seeds: must be a number, a list of numbers, or a range such as 0-5 \(got 'many'\)"),
+        (D + M + "seeds: [true]", r"seeds\.0: must be a whole number \(got True\)"),
         (D + M + "seeds: [0, x]", r"seeds\.1: must be a whole number \(got 'x'\)"),
         (D + M + "seeds: -1", r"seeds\.0: must be greater than or equal to 0 \(got -1\)"),
         (D + M + "backbones: []", "backbones: needs at least 1"),
         (D + M + "train: 3", r"train: must hold options, such as {name: value} \(got 3\)"),
         (D + M + "include: [{method: erm}]", r"include\.0\.datasets: is missing"),
-        (D + M + "1: 2", "must hold datasets:, methods: and seeds:"),
+        (D + M + "1: 2", "line 3: a key must be text, YAML reads this one as 1"),
+        (D + M + "exclude: [{no: 2}]", "line 3: a key must be text, YAML reads this one as False"),
+        ("- a", "must hold datasets: and methods:; cluster"),
     ],
 )
 def test_a_wrong_file_is_explained_in_plain_words(tmp_path: Path, text: str, words: str) -> None:

@@ -326,7 +326,7 @@ def test_a_library_that_is_not_installed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == name else find(n, *a))
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--method", "erm", "--dataset", "minibirds100", "--log", name]) == 2
-    assert f"install it with: pip install 'spurbench[{name}]'" in capsys.readouterr().err
+    assert f"install it with: pip install -e '.[{name}]' -c constraints.txt" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     (tmp_path / name).mkdir()
     monkeypatch.undo()
