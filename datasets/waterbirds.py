@@ -12,7 +12,7 @@ stand on water in training. MaskTune's "corrected" WaterBirds is another release
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -144,24 +144,60 @@ def open_waterbirds(info: DatasetInfo, root: Path | None) -> ImageDataset:
 def wrong_labels(dataset: Dataset) -> Iterator[Fault]:
     """Birds whose label, species or split is not that of the published set.
 
-    The label follows from the species, and so does the number of test images, since CUB's test split is kept.
+    The label follows from the species, and so does the number of test images, since CUB's test split is kept. What is
+    wrong with most images is told once, with the first of them after all other faults.
     """
     assert isinstance(dataset, ImageDataset)
     species = {known.folder: known for known in species_table()}
     seen: Counter[tuple[str, bool]] = Counter()
+    strangers, labels = [], []
     for split in dataset.info.splits:
         for record in dataset.split(split).records:
             folder = record.path.parent.name
             if folder not in species:
                 problem = f"{record.key} lies in {folder}/, which is none of CUB's 200 species"
-                yield Fault(severity="error", where=record.where, problem=problem)
+                strangers.append(Fault(severity="error", where=record.where, problem=problem))
                 continue
             seen[folder, split == "test"] += 1
             label = _label(species[folder], _is_corrected(dataset.info))
             if record.y != label:
                 problem = f"{record.key} is labelled {CLASSES[record.y]}, but {folder} is {CLASSES[label]}"
-                yield Fault(severity="error", where=record.where, problem=problem)
-    for known in species.values():
+                labels.append(Fault(severity="error", where=record.where, problem=problem))
+    num_images = len(strangers) + seen.total()
+    mostly_strangers = _are_many(strangers, num_images)
+    kinds = [
+        (strangers, num_images, f"images lie in folders that are none of CUB's 200 species: {_NOT_OF_CUB}"),
+        (labels, num_images, "images have another label than their species"),
+    ]
+    if not mostly_strangers:  # otherwise every species lacks its images, which says nothing more
+        counts = list(_wrong_counts(species.values(), seen))
+        kinds.append((counts, 2 * len(species), "numbers of images per species and part differ from the published"))
+    for faults, of, problem in kinds:
+        if _are_many(faults, of):
+            problem = f"{len(faults):,} of {of:,} {problem}"
+            yield Fault(severity="error", where=dataset.info.name, problem=problem)
+    for faults, of, _ in kinds:
+        if not _are_many(faults, of):
+            yield from faults
+    for faults, of, _ in kinds:
+        if _are_many(faults, of):
+            yield from faults[:_NUM_EXAMPLES]
+
+
+_NUM_EXAMPLES = 20
+"""Faults that are told of a kind that most images have."""
+_NOT_OF_CUB = (
+    "this is not WaterBirds made of CUB (a drawn set of 'spurbench data generate' is checked as your own: "
+    "spurbench data check FOLDER)"
+)
+
+
+def _are_many(faults: Sequence[Fault], of: int) -> bool:
+    return len(faults) > max(_NUM_EXAMPLES, of / 2)
+
+
+def _wrong_counts(species: Iterable[Species], seen: Counter[tuple[str, bool]]) -> Iterator[Fault]:
+    for known in species:
         for in_test, expected in ((False, known.num_train), (True, known.num_test)):
             found = seen[known.folder, in_test]
             if found != expected:

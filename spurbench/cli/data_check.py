@@ -15,27 +15,36 @@ if TYPE_CHECKING:
 
 _MAX_COLUMNS = 16
 """Up to so many groups have a column each."""
+_FILES = ("archive", "open", "file", "mask", "box")
+"""Kinds of findings that files from the publisher may cure."""
 _MAX_LINES = 20
 """Findings of a kind that a terminal shows."""
 
 
 def execute(options: argparse.Namespace) -> int:
     """Check, print everything that was found; 1 if anything is wrong."""
-    from spurbench.datatools.check import unreadable
+    from spurbench.data.row_faults import kept_faults
+    from spurbench.datatools.check import row_finding, unreadable
     from spurbench.errors import DataError
 
-    try:
-        report = _check(options)
-    except DataError as error:
-        report = unreadable(options.dataset, error, options.fast)
+    advice = ""
+    with kept_faults() as faults:  # a folder of one's own is read before it has a name to check it under
+        try:
+            report, advice = _check(options)
+        except DataError as error:
+            report = unreadable(options.dataset, error, options.fast)
+    report.findings[:0] = map(row_finding, faults)
     if options.json:
         print_json(report.document())
     else:
         _print(report)
+        if report.errors:
+            print(f"not as it should be{advice}", file=sys.stderr)
     return 1 if report.errors else 0
 
 
-def _check(options: argparse.Namespace) -> "CheckReport":
+def _check(options: argparse.Namespace) -> tuple["CheckReport", str]:
+    """The report, and what helps against its errors as far as that does not depend on them singly."""
     from spurbench.datatools.check import check_data
     from spurbench.datatools.prepare import archive_places
     from spurbench.resolve import dataset_entry
@@ -43,7 +52,7 @@ def _check(options: argparse.Namespace) -> "CheckReport":
     spec, path = dataset_entry(options.dataset, plugins_of(options))
     root = data_root_of(options)
     with live_observer(f"checking {spec.info.name} in {path or root or 'memory'}") as observer:
-        return check_data(
+        report = check_data(
             spec,
             path or root,
             geometry_of(spec.info.preset, None),
@@ -51,6 +60,9 @@ def _check(options: argparse.Namespace) -> "CheckReport":
             fast=options.fast,
             progress=lambda task, done, total: observer.progress(task, done, total, {}),
         )
+    of_files = any(finding.kind in _FILES for finding in report.errors)
+    fetchable = path is None and spec.info.archives and of_files
+    return report, f"; spurbench data prepare {spec.info.name} tells where to get its files" if fetchable else ""
 
 
 def _print(report: "CheckReport") -> None:
@@ -66,12 +78,15 @@ def _print(report: "CheckReport") -> None:
     pixels = " (headers only; without --fast every image is decoded)" if report.fast else ""
     print(
         f"{report.dataset} version {report.version}: {_number(report.errors, 'error')}, "
-        f"{_number(report.warnings, 'warning')}; {report.files:,} image files, {size(report.num_bytes)}, "
+        f"{_number(report.warnings, 'warning')}; {_amount(report)}, "
         f"in {report.seconds:.1f} s{rate}{pixels}"
     )
-    if not report.errors:
-        return
-    print("not as it should be; spurbench data prepare tells where to get it", file=sys.stderr)
+
+
+def _amount(report: "CheckReport") -> str:
+    if report.files:
+        return f"{report.files:,} image files, {size(report.num_bytes)}"
+    return f"{'drawn, ' if report.drawn else ''}{report.images:,} images"
 
 
 def _listed(report: "CheckReport") -> Iterator[str]:

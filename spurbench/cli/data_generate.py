@@ -13,6 +13,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.dataset in data_generate_waterbirds.MADE_FROM_SOURCES:
         return data_generate_waterbirds.execute(options)
     data_generate_waterbirds.refuse_arguments(options)
+    from spurbench.datatools.drawn import write_drawn
     from spurbench.errors import ConfigError
     from spurbench.registry import load_registry
 
@@ -24,7 +25,6 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"dataset '{options.dataset}' cannot be generated; these can: {able}, {made}")
     folder = Path(options.to).expanduser()
     print(f"writing {options.dataset} to {folder} ...", file=sys.stderr)
-    spec.write(folder)
-    for path in sorted(folder.iterdir()):
+    for path in write_drawn(spec, folder):
         print(path)
     return 0

@@ -1,6 +1,7 @@
 """``spurbench data generate waterbirds``: the part of ``data generate`` that makes a set from its sources."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -85,12 +86,35 @@ def execute(options: argparse.Namespace) -> int:
         progress=_Lines(),
     )
     print(folder)
-    print(
-        f"use it with: spurbench run --method erm --dataset {folder} (masks and boxes are found in CUB_200_2011/ and "
-        "segmentations/ beside it)",
-        file=sys.stderr,
-    )
+    print(f"use it with: spurbench run --method erm --dataset {folder}", file=sys.stderr)
+    print(_annotation(folder, Path(options.cub).expanduser()), file=sys.stderr)
     return 0
+
+
+def _annotation(folder: Path, cub: Path) -> str:
+    """Whether a run on the folder will find masks and boxes, and otherwise how to let it."""
+    from spurbench.composites import find_cub_and_masks
+    from spurbench.data.image_files import CUB_FOLDER
+    from spurbench.dataset import find_dataset
+    from spurbench.errors import DataError
+
+    try:
+        info = find_dataset("folder").open(folder).info
+    except DataError as error:
+        return f"it was written, but does not open: {error}"
+    lacking = [word for word, there in (("masks", info.has_masks), ("boxes", info.has_boxes)) if not there]
+    if not lacking:
+        return "masks and boxes are found"
+    source, masks = find_cub_and_masks(cub)
+    beside = folder.absolute().parent
+    links = {beside / CUB_FOLDER: source, beside / masks.name: masks}
+    if masks.parent == source:
+        del links[beside / masks.name]
+    missing = [
+        shlex.join(["ln", "-s", str(there.absolute()), str(link)]) for link, there in links.items() if not link.exists()
+    ]
+    cure = f"link CUB's beside it: {'; '.join(missing)}" if missing else f"CUB's in {beside}/ are incomplete"
+    return f"{' and '.join(lacking)} are not found, which EPG needs; {cure}"
 
 
 class _Lines:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from spurbench.cli.common import data_root_of, plugins_of, print_json
 from spurbench.cli.render import print_table, size
@@ -13,10 +15,14 @@ _LICENSE_WIDTH = 40
 def execute(options: argparse.Namespace) -> int:
     """Look, print."""
     from spurbench.datatools.inventory import take_stock
+    from spurbench.errors import ConfigError
     from spurbench.registry import load_registry
 
     root = data_root_of(options)
-    items = list(take_stock(load_registry("datasets", plugins_of(options)), root, options.filter))
+    registry = load_registry("datasets", plugins_of(options))
+    items = list(take_stock(registry, root, options.filter))
+    if not items:
+        raise ConfigError(_no_match(options.filter, sorted(registry.entries)))
     if options.json:
         print_json([item.document() for item in items])
         return 0
@@ -47,3 +53,14 @@ def execute(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _no_match(part: str, known: Sequence[str]) -> str:
+    from spurbench.errors import did_you_mean
+
+    if Path(part).expanduser().is_dir():
+        return (
+            f"no dataset matches '{part}', which is a folder; what lies below it: "
+            f"spurbench data list --data-root {part}; whether it is a dataset of your own: spurbench data check {part}"
+        )
+    return f"no dataset matches '{part}'{did_you_mean(part, known)} all of them: spurbench data list"

@@ -132,5 +132,7 @@ def _too_wide(header: Sequence[str], lines: Sequence[Sequence[str]], drop: Seque
 
 def _needed(header: Sequence[str], lines: Sequence[Sequence[str]], hidden: set[str]) -> int:
     """Characters that a line takes."""
-    widths = [max(len(name), *(len(line[i]) for line in lines)) for i, name in enumerate(header) if name not in hidden]
+    widths = [
+        max([len(name), *(len(line[i]) for line in lines)]) for i, name in enumerate(header) if name not in hidden
+    ]
     return sum(3 + width for width in widths) + 2

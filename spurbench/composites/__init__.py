@@ -6,6 +6,6 @@ the seed and from names (``spurbench.data.draws``). With ``like=`` the choices a
 ``metadata.csv``, and its images come out again as far as Pillow and its JPEG library agree with those of the time.
 """
 
-from spurbench.composites.generate import generate_waterbirds
+from spurbench.composites.generate import find_cub_and_masks, generate_waterbirds
 
-__all__ = ["generate_waterbirds"]
+__all__ = ["find_cub_and_masks", "generate_waterbirds"]

@@ -26,7 +26,7 @@ from spurbench.errors import ConfigError, DataError, DataMissing
 from spurbench.io import atomic_write, hash_file, read_json, remove_leftovers, write_json
 from spurbench.lease import Lease
 
-__all__ = ["Layer", "generate_waterbirds"]
+__all__ = ["Layer", "find_cub_and_masks", "generate_waterbirds"]
 
 Layer = Literal["both", "foreground", "background"]
 Fill = Literal["black", "grey"]
@@ -154,7 +154,12 @@ class _Made:
     image_sha256: str
 
 
-def _find_sources(cub: Path, places: Path) -> _Sources:
+def find_cub_and_masks(cub: Path) -> tuple[Path, Path]:
+    """The folder of CUB-200-2011 and that of its masks, either inside it or beside it.
+
+    Raises:
+        DataMissing: one of them is not there.
+    """
     folder = find_cub([cub])
     if folder is None:
         raise DataMissing(
@@ -167,6 +172,11 @@ def _find_sources(cub: Path, places: Path) -> _Sources:
         raise DataMissing(
             f"no masks: {MASKS}/ lies neither in {folder}/ nor beside it; unpack CUB's segmentations.tgz there"
         )
+    return folder, masks
+
+
+def _find_sources(cub: Path, places: Path) -> _Sources:
+    folder, masks = find_cub_and_masks(cub)
     first = _category_folder(CATEGORIES[0][0])
     found = next((places / name for name in PLACES_FOLDERS if (places / name / first).is_dir()), None)
     if found is None:

@@ -5,7 +5,6 @@ WaterBirds and TravelingBirds are made of these images and share their names, ma
 """
 
 import csv
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -124,7 +123,7 @@ def cub_table(folder: Path, birds: Sequence[CubImage], split_of: Callable[[CubIm
     rows = tuple(
         Row(line=bird.line, filename=bird.name, split=split_of(bird), y=bird.y, attribute=None) for bird in birds
     )
-    return Table(path=path, columns=frozenset(), rows=rows, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return Table(path=path, columns=frozenset(), rows=rows)
 
 
 NUMBERS = {str(number): number for number in range(1, NUM_SPECIES + 1)}

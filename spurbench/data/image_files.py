@@ -14,6 +14,7 @@ from logging import getLogger
 from pathlib import Path, PurePosixPath
 
 from spurbench.data.image_table import BOX_COLUMNS, MASK_COLUMN, Box, Table, read_text
+from spurbench.data.row_faults import keeping_faults, tell_fault
 from spurbench.errors import DataError
 
 __all__ = [
@@ -77,8 +78,8 @@ class ExistingFiles:
             return frozenset()
 
 
-def locate_images(table: Table, folder: Path, existing: ExistingFiles) -> tuple[ImageFile, ...]:
-    """The image of every row, in row order.
+def locate_images(table: Table, folder: Path, existing: ExistingFiles) -> tuple[ImageFile | None, ...]:
+    """The image of every row, in row order; None only where a fault of the row was kept (``kept_faults``).
 
     File names may be absolute, relative to ``folder``, to its parent (they then begin with the folder's name) or to
     the folder of the table.
@@ -88,15 +89,22 @@ def locate_images(table: Table, folder: Path, existing: ExistingFiles) -> tuple[
     """
     base = _base(table, folder, existing)
     paths = [_join(base, row.filename) for row in table.rows]
-    _check_unique(table, paths)
+    repeated = _repeated(table, paths)
     missing = [position for position, path in enumerate(paths) if path not in existing]
-    if missing:
+    if missing and keeping_faults() and len(missing) < len(paths):
+        for position in missing:
+            tell_fault("file", table.where(table.rows[position]), f"image {paths[position]} is missing")
+    elif missing:
         shown = "; ".join(f"{paths[i]} (line {table.rows[i].line})" for i in missing[:NUM_SHOWN])
         raise DataError(
             f"{table.path}: {len(missing):,} of {len(paths):,} listed images are missing, "
             f"the first: {shown}; was the archive unpacked completely?"
         )
-    return tuple(ImageFile(path=path, key=key) for path, key in zip(paths, _keys(paths, folder), strict=True))
+    faulty = {*missing, *repeated}
+    keys = _keys(paths, folder)
+    return tuple(
+        None if position in faulty else ImageFile(path=path, key=keys[position]) for position, path in enumerate(paths)
+    )
 
 
 def find_masks(
@@ -119,6 +127,10 @@ def find_masks(
             continue
         masks = tuple(masks_folder / key for key in keys)
         missing = [position for position, mask in enumerate(masks) if mask not in existing]
+        if missing and keeping_faults() and len(missing) < len(masks):
+            for position in missing:
+                tell_fault("mask", table.where(table.rows[position]), f"mask {masks[position]} is missing")
+            return tuple(mask if mask in existing else None for mask in masks)
         if missing and (ours or len(missing) < len(masks)):
             first = missing[0]
             raise DataError(
@@ -148,6 +160,11 @@ def find_boxes(
             continue
         boxes = tuple((boxes_by_key[image.key],) if image.key in boxes_by_key else () for image in images)
         missing = [position for position, found in enumerate(boxes) if not found]
+        if missing and keeping_faults() and len(missing) < len(boxes):
+            for position in missing:
+                problem = f"{boxes_folder}/bounding_boxes.txt has no box of {images[position].key}"
+                tell_fault("box", table.where(table.rows[position]), problem)
+            return boxes
         if missing and (ours or len(missing) < len(boxes)):
             first = missing[0]
             raise DataError(
@@ -198,12 +215,16 @@ def _join(base: Path, name: str) -> Path:
     return Path(os.path.normpath(base / name))
 
 
-def _check_unique(table: Table, paths: Sequence[Path]) -> None:
+def _repeated(table: Table, paths: Sequence[Path]) -> list[int]:
+    """Positions of rows whose image an earlier row lists: faults."""
     lines: dict[Path, int] = {}
-    for row, path in zip(table.rows, paths, strict=True):
+    repeated = []
+    for position, (row, path) in enumerate(zip(table.rows, paths, strict=True)):
         first = lines.setdefault(path, row.line)
         if first != row.line:
-            raise DataError(f"{table.where(row)}: {row.filename} was already listed in line {first}")
+            tell_fault("row", table.where(row), f"{row.filename} was already listed in line {first}")
+            repeated.append(position)
+    return repeated
 
 
 def _keys(paths: Sequence[Path], folder: Path) -> list[str]:
@@ -233,8 +254,9 @@ def _listed_masks(table: Table, folder: Path, existing: ExistingFiles) -> tuple[
     masks = tuple(_join(base, row.mask) if row.mask else None for row in table.rows)
     for row, mask in zip(table.rows, masks, strict=True):
         if mask is not None and mask not in existing:
-            raise DataError(f"{table.where(row)}: mask {mask} is missing; correct {MASK_COLUMN} or leave it blank")
-    return masks
+            problem = f"mask {mask} is missing; correct {MASK_COLUMN} or leave it blank"
+            tell_fault("mask", table.where(row), problem)
+    return tuple(None if mask is None or mask not in existing else mask for mask in masks)
 
 
 def _read_cub_boxes(folder: Path) -> dict[str, Box] | None:

@@ -202,7 +202,10 @@ def find_records(table: Table, folder: Path, places: Sequence[Path]) -> list[Ima
         DataError: files are missing or malformed.
     """
     existing = ExistingFiles()
-    images = locate_images(table, folder, existing)
+    located = locate_images(table, folder, existing)
+    images = [image for image in located if image is not None]
+    if len(images) < len(located):
+        table = replace(table, rows=tuple(row for row, image in zip(table.rows, located, strict=True) if image))
     masks = find_masks(table, images, folder, places, existing)
     boxes = find_boxes(table, images, folder, places)
     return [

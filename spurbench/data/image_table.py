@@ -6,7 +6,6 @@ may have more: masks, boxes, and names of classes, attributes and splits beside 
 """
 
 import csv
-import hashlib
 import io
 import math
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from spurbench.data.row_faults import keeping_faults, tell_fault
 from spurbench.errors import DataError
 
 __all__ = [
@@ -73,8 +73,6 @@ class Table:
     path: Path
     columns: frozenset[str]
     rows: tuple[Row, ...]
-    sha256: str
-    """Hex digest of the file's bytes."""
     splits: tuple[str, ...] = SPLITS
     """Names of all splits, in the order of their numbers."""
 
@@ -112,14 +110,14 @@ class Table:
                 continue
             other, there = names.setdefault(number, (name, row))
             if other != name:
-                raise DataError(
-                    f"{self.where(row)}: {column} of {number} is '{name}', but '{other}' in line {there.line}"
+                tell_fault(
+                    "row", self.where(row), f"{column} of {number} is '{name}', but '{other}' in line {there.line}"
                 )
+                continue
             before, there = numbers.setdefault(name, (number, row))
             if before != number:
-                raise DataError(
-                    f"{self.where(row)}: {column} '{name}' stands for {number}, but in line {there.line} for {before}"
-                )
+                problem = f"{column} '{name}' stands for {number}, but in line {there.line} for {before}"
+                tell_fault("row", self.where(row), problem)
         return tuple(names[number][0] if number in names else None for number in range(count))
 
     def where(self, row: Row) -> str:
@@ -155,13 +153,12 @@ def read_table(
     if header is None:
         raise DataError(f"{path} is empty; expected a header with {_wanted(num_attributes is not None)}")
     reader = _RowReader(path, header[1], num_classes, num_attributes, own, further_splits)
-    rows = tuple(reader.read(line, cells) for line, cells in records)
+    rows = tuple(_good_rows(path, reader, records))
     _check_splits(path, rows)
     return Table(
         path=path,
         columns=frozenset(reader.columns),
         rows=rows,
-        sha256=hashlib.sha256(data).hexdigest(),
         splits=reader.splits.names(),
     )
 
@@ -206,6 +203,20 @@ def csv_records(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[i
         raise DataError(f"{path}, line {line}: not valid CSV ({error}); is the file cut off?") from error
 
 
+def _good_rows(path: Path, reader: "_RowReader", records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    for line, cells in records:
+        try:
+            row = reader.read(line, cells)
+        except _BadRow as error:
+            tell_fault("row", f"{path}, line {line}", str(error))
+        else:
+            yield row
+
+
+class _BadRow(Exception):
+    """What is wrong with a row."""
+
+
 class _RowReader:
     """Turns the cells of one line into a ``Row``, by the columns that the header names."""
 
@@ -233,16 +244,16 @@ class _RowReader:
 
     def read(self, line: int, cells: Sequence[str]) -> Row:
         if len(cells) != self._num_cells:
-            self._fail(line, f"{len(cells)} values, expected {self._num_cells} as in the header; is the file cut off?")
+            _fail(f"{len(cells)} values, expected {self._num_cells} as in the header; is the file cut off?")
         attribute = self._attribute
         return Row(
             line=line,
-            filename=self._name(line, cells),
-            split=self._split(line, cells),
-            y=self._label(line, cells, "y", self._num_classes),
-            attribute=None if attribute is None else self._label(line, cells, attribute, self._num_attributes),
+            filename=self._name(cells),
+            split=self._split(cells),
+            y=self._label(cells, "y", self._num_classes),
+            attribute=None if attribute is None else self._label(cells, attribute, self._num_attributes),
             mask=self._text(cells, MASK_COLUMN),
-            boxes=self._read_boxes(line, cells) if self._boxes else (),
+            boxes=self._read_boxes(cells) if self._boxes else (),
             class_name=self._text(cells, CLASS_NAME) if self._own else None,
             attribute_name=self._text(cells, ATTRIBUTE_NAME) if self._own else None,
         )
@@ -269,51 +280,50 @@ class _RowReader:
         if repeated:
             raise DataError(f"{self._path}: column {', '.join(repeated)} appears more than once in the header")
 
-    def _name(self, line: int, cells: Sequence[str]) -> str:
+    def _name(self, cells: Sequence[str]) -> str:
         assert self._filename is not None
         name = cells[self.columns[self._filename]].strip()
         if not name:
-            self._fail(line, f"{self._filename} is blank")
+            _fail(f"{self._filename} is blank")
         return name
 
-    def _split(self, line: int, cells: Sequence[str]) -> str:
+    def _split(self, cells: Sequence[str]) -> str:
         try:
             return self.splits.read(
                 cells[self.columns["split"]].strip(), self._text(cells, SPLIT_NAME) if self._own else None
             )
         except ValueError as error:
-            self._fail(line, str(error))
+            _fail(str(error))
 
-    def _label(self, line: int, cells: Sequence[str], column: str, count: int | None) -> int:
+    def _label(self, cells: Sequence[str], column: str, count: int | None) -> int:
         text = cells[self.columns[column]].strip()
         highest = MAX_LABEL if count is None else count - 1
         # isdigit alone would let other scripts' digits through, and int() alone '1_0' and '+1'.
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LABEL)) and int(text) <= highest):
-            self._fail(line, f"{column} is '{text}', expected a whole number from 0 to {highest}")
+            _fail(f"{column} is '{text}', expected a whole number from 0 to {highest}")
         return int(text)
 
-    def _read_boxes(self, line: int, cells: Sequence[str]) -> tuple[Box, ...]:
+    def _read_boxes(self, cells: Sequence[str]) -> tuple[Box, ...]:
         texts = [cells[self.columns[name]].strip() for name in BOX_COLUMNS]
         if not any(texts):
             return ()
         columns = [text.split(";") for text in texts]
         if len({len(column) for column in columns}) > 1:
-            self._fail(
-                line, f"box columns hold {'/'.join(str(len(column)) for column in columns)} numbers, not equally many"
-            )
-        return tuple(self._box(line, corners) for corners in zip(*columns, strict=True))
+            _fail(f"box columns hold {'/'.join(str(len(column)) for column in columns)} numbers, not equally many")
+        return tuple(self._box(corners) for corners in zip(*columns, strict=True))
 
-    def _box(self, line: int, texts: Sequence[str]) -> Box:
+    def _box(self, texts: Sequence[str]) -> Box:
         try:
             x0, y0, x1, y1 = map(float, texts)
         except ValueError:
-            self._fail(line, f"box {','.join(texts)} is not four numbers x0,y0,x1,y1 (leave all four blank for no box)")
+            _fail(f"box {','.join(texts)} is not four numbers x0,y0,x1,y1 (leave all four blank for no box)")
         if not (all(map(math.isfinite, (x0, y0, x1, y1))) and x0 < x1 and y0 < y1):
-            self._fail(line, f"box {','.join(texts)} is empty or not finite; expected pixels with x0 < x1 and y0 < y1")
+            _fail(f"box {','.join(texts)} is empty or not finite; expected pixels with x0 < x1 and y0 < y1")
         return x0, y0, x1, y1
 
-    def _fail(self, line: int, problem: str) -> NoReturn:
-        raise DataError(f"{self._path}, line {line}: {problem}")
+
+def _fail(problem: str) -> NoReturn:
+    raise _BadRow(problem)
 
 
 class _Splits:
@@ -386,8 +396,10 @@ def _wanted(attribute: bool) -> str:
 
 def _check_splits(path: Path, rows: Sequence[Row]) -> None:
     if not rows:
-        raise DataError(f"{path} has a header but no rows")
+        raise DataError(f"{path} has a header but no {'good ' if keeping_faults() else ''}rows")
     present = {row.split for row in rows}
     for number, name in enumerate(SPLITS):
         if name not in present:
-            raise DataError(f"{path}: no row has split {number}, so the {name} split is empty; each split needs rows")
+            tell_fault(
+                "row", str(path), f"no row has split {number}, so the {name} split is empty; each split needs rows"
+            )

@@ -80,8 +80,7 @@ def archive_fault(path: Path, archive: Archive, *, hashed: bool, progress: Progr
         return str(error)
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
-        cut = "it is cut off" if size < archive.size else "it is another file"
-        return f"{size:,} bytes, published {archive.size:,}: {cut}; {_again(archive)}"
+        return f"{size:,} bytes, published {archive.size:,}: {_difference(path, archive, hashed, progress)}"
     name, published = ("sha256", archive.sha256) if archive.sha256 else ("md5", archive.md5)
     if published is None or not hashed:
         return None
@@ -93,9 +92,8 @@ def archive_fault(path: Path, archive: Archive, *, hashed: bool, progress: Progr
             done += len(block)
             progress(f"checksum of {path.name}", done, size)
     if digest.hexdigest() != published:
-        return (
-            f"{name} is {digest.hexdigest()}, published {published}: it is damaged or another file; {_again(archive)}"
-        )
+        difference = _difference(path, archive, hashed, progress)
+        return f"{name} is {digest.hexdigest()}, published {published}: {difference}"
     return None
 
 
@@ -320,6 +318,33 @@ def _damaged(path: Path, archive: Archive, error: Exception) -> DataError:
         f"{path} cannot be unpacked: {error or type(error).__name__}; it is cut off, damaged or no such archive. "
         f"Delete it and {_again(archive)}"
     )
+
+
+def _difference(path: Path, archive: Archive, read: bool, progress: Progress) -> str:
+    """What a file is that differs from the published one, as far as reading it tells, and how to go on."""
+    if not read or _kind(path) == "file":
+        return f"it is not the published file (maybe cut off or damaged, maybe repacked); {_again(archive)}"
+    if not _reads_to_its_end(path, archive, progress):
+        return f"it is cut off, damaged or no such archive; {_again(archive)}"
+    where = "the data root" if archive.into == "." else f"{archive.into}/ below the data root"
+    return (
+        f"it is whole but not the published file, maybe repacked; {_again(archive)}, or unpack it by hand in {where} "
+        "if you trust it"
+    )
+
+
+def _reads_to_its_end(path: Path, archive: Archive, progress: Progress) -> bool:
+    number = 0
+    try:
+        with _damage_explained(path, archive), contextlib.ExitStack() as stack:
+            for member in _members(path, stack, lambda _, done, size: progress(f"reading {path.name}", done, size)):
+                number += 1
+                with member.open() as content:
+                    while content.read(BLOCK):
+                        pass
+    except (DataError, OSError):
+        return False
+    return number > 0
 
 
 def _again(archive: Archive) -> str:

@@ -13,8 +13,9 @@ import torch
 from spurbench.config import InputConfig
 from spurbench.data.decoding import single_threaded_operations, squash_boxes, squash_mask
 from spurbench.data.image_set import ImageRecord, ImageSplit, image_size
+from spurbench.data.row_faults import RowFault, kept_faults
 from spurbench.data.transforms import evaluation_boxes, evaluation_masks
-from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, SplitData
+from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, SplitData, TransformedDataset
 from spurbench.datatools.archives import archive_fault, find_archive
 from spurbench.datatools.threads import in_order
 from spurbench.datatools.warnings import kept_warnings
@@ -22,7 +23,16 @@ from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import IMAGE_SUFFIXES
 from spurbench.types import Sample
 
-__all__ = ["CheckReport", "Finding", "ObjectCounts", "check_data", "count_findings", "group_counts", "unreadable"]
+__all__ = [
+    "CheckReport",
+    "Finding",
+    "ObjectCounts",
+    "check_data",
+    "count_findings",
+    "group_counts",
+    "row_finding",
+    "unreadable",
+]
 
 CHUNK = 16
 """Samples that a thread looks at before it hands over what it found."""
@@ -32,7 +42,7 @@ ALL_GROUPS = 1000
 """Up to so many groups, those without samples are in the report too."""
 
 Severity = Literal["error", "warning"]
-Kind = Literal["archive", "open", "count", "file", "mask", "box", "object", "duplicate", "reference"]
+Kind = Literal["archive", "open", "row", "count", "file", "mask", "box", "object", "duplicate", "reference"]
 Place = Literal["none", "empty", "gone", "cut", "whole"]
 """Where an object is in evaluation geometry: no object is annotated, its mask is empty, nothing or a part of it lies
 in the model's input, or all of it."""
@@ -87,6 +97,9 @@ class CheckReport:
     """Per split and annotation, ``mask`` or ``box``."""
     archives: dict[str, str] = field(default_factory=dict)
     """What is known of each archive that lies there, by path."""
+    images: int = 0
+    drawn: bool = False
+    """Images are computed when they are asked for, so that there are no files."""
     files: int = 0
     num_bytes: int = 0
     """Of image files."""
@@ -124,6 +137,7 @@ class CheckReport:
                 for split, sources in self.objects.items()
             },
             "archives": self.archives,
+            "images": self.images,
             "files": self.files,
             "bytes": self.num_bytes,
             "seconds": round(self.seconds, 3),
@@ -160,6 +174,8 @@ def check_data(
     dataset = _open(report, spec, root)
     if dataset is not None:
         _check_counts(report, dataset)
+        report.images = sum(map(sum, report.counts.values()))
+        report.drawn = spec.write is not None
         with single_threaded_operations():
             _check_samples(report, dataset, geometry, progress)
         _check_reference(report, spec, dataset)
@@ -171,6 +187,11 @@ def unreadable(name: str, error: DataError, fast: bool) -> CheckReport:
     """The report on a folder of one's own that is malformed, so that it has neither name nor version."""
     finding = Finding(kind="open", severity="error", where=name, problem=str(error))
     return CheckReport(dataset=name, version="unknown", fast=fast, findings=[finding])
+
+
+def row_finding(fault: RowFault) -> Finding:
+    """What is wrong with a row of a table, as it stands in a report."""
+    return Finding(kind=fault.kind, severity="error", where=fault.where, problem=fault.problem)
 
 
 # ------------------------------------------------------------------------------------------------ archives, opening
@@ -200,8 +221,11 @@ def _open(report: CheckReport, spec: DatasetSpec, root: Path | None) -> Dataset 
     """The dataset; None when it is malformed or still packed, which is then found."""
     place = spec.info.name if root is None else str(root)
     try:
-        with kept_warnings() as logged:
-            dataset = spec.open(root)
+        with kept_warnings() as logged, kept_faults() as faults:
+            try:
+                dataset = spec.open(root)
+            finally:
+                report.findings += map(row_finding, faults)
     except DataMissing as error:
         if not report.archives:
             raise
@@ -290,7 +314,7 @@ def _check_samples(report: CheckReport, dataset: Dataset, geometry: InputConfig,
     own = not (dataset.info.expected_counts or dataset.info.likely_counts)
     for name in dataset.info.splits:
         split = dataset.split(name)
-        look = partial(_look_at_chunk, split, fast=report.fast, geometry=geometry)
+        look = partial(_look_at_chunk, split, _plain(dataset).split(name), fast=report.fast, geometry=geometry)
         starts = range(0, len(split), CHUNK)
         index = 0
         for looks in in_order(look, starts):
@@ -300,13 +324,22 @@ def _check_samples(report: CheckReport, dataset: Dataset, geometry: InputConfig,
             progress(f"{name}: {'reading headers' if report.fast else 'decoding'}", index, len(split))
 
 
-def _look_at_chunk(split: SplitData, start: int, *, fast: bool, geometry: InputConfig) -> list[_Look]:
-    look = _look_at_header if fast else partial(_look_at, geometry=geometry)
-    return [look(split, index) for index in range(start, min(start + CHUNK, len(split)))]
+def _plain(dataset: Dataset) -> Dataset:
+    """The dataset whose files are read: without transforms, which change samples and not their order."""
+    while isinstance(dataset, TransformedDataset):
+        dataset = dataset.base
+    return dataset
 
 
-def _look_at_header(split: SplitData, index: int) -> _Look:
-    record = _record_of(split, index)
+def _look_at_chunk(split: SplitData, plain: SplitData, start: int, *, fast: bool, geometry: InputConfig) -> list[_Look]:
+    indices = range(start, min(start + CHUNK, len(split)))
+    if fast:
+        return [_look_at_header(plain, index) for index in indices]
+    return [_look_at(split, plain, index, geometry=geometry) for index in indices]
+
+
+def _look_at_header(plain: SplitData, index: int) -> _Look:
+    record = _record_of(plain, index)
     if record is None:
         return _Look()
     try:
@@ -330,9 +363,9 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _look_at(split: SplitData, index: int, *, geometry: InputConfig) -> _Look:
+def _look_at(split: SplitData, plain: SplitData, index: int, *, geometry: InputConfig) -> _Look:
     """Read, hash and decode one sample; whatever is wrong with it is told, never raised."""
-    record = _record_of(split, index)
+    record = _record_of(plain, index)
     digest, num_bytes = b"", 0
     try:
         if record is not None:
@@ -343,7 +376,7 @@ def _look_at(split: SplitData, index: int, *, geometry: InputConfig) -> _Look:
             digest = _digest(sample.image.numpy().tobytes())
         places = _places(sample, geometry)
     except Exception as error:  # one bad file must not end the search, however its reader fails
-        faults = _explain(split, record, error)
+        faults = _explain(plain, record, error)
         return _Look(digest=digest, num_bytes=num_bytes, faults=faults)
     if dict(places).get("mask") == "empty":
         mask = "its mask" if record is None else f"mask {record.mask}"
@@ -436,10 +469,10 @@ def _take(
 ) -> None:
     """Put what one sample looks like into the report."""
     where = _where(dataset, name, index)
-    report.files += _record_of(dataset.split(name), index) is not None
+    record = _record_of(_plain(dataset).split(name), index)
+    report.files += record is not None
     report.num_bytes += look.num_bytes
     for kind, severity, problem in look.faults:
-        record = _record_of(dataset.split(name), index)
         told = "" if record is None else f"{record.path} ({record.where}) "
         report.findings.append(Finding(kind=kind, severity=severity, where=where, problem=problem.removeprefix(told)))
     for source, place in look.places:
@@ -469,12 +502,12 @@ def _same_by_design(dataset: Dataset, first: tuple[str, int], second: tuple[str,
     """Whether two samples are one file that two splits for evaluation list, such as a part of the test split."""
     if first[0] == second[0] or {first[0], second[0]} & {"train", "val"}:
         return False
-    records = [_record_of(dataset.split(name), index) for name, index in (first, second)]
+    records = [_record_of(_plain(dataset).split(name), index) for name, index in (first, second)]
     return records[0] is not None and records[1] is not None and records[0].path == records[1].path
 
 
 def _where(dataset: Dataset, name: str, index: int) -> str:
-    record = _record_of(dataset.split(name), index)
+    record = _record_of(_plain(dataset).split(name), index)
     return f"{name}[{index}]" if record is None else f"{name}[{index}] {record.path} ({record.where})"
 
 

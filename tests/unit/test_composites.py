@@ -689,6 +689,22 @@ def test_the_command_writes_and_says_what_to_do_next(
     assert files_of(tmp_path / "wb") == files_of(generate(sources, tmp_path / "same", correlation=0.8, seed=4))
 
 
+def test_the_command_says_whether_masks_and_boxes_will_be_found(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["waterbirds", "--cub", str(sources.root), "--places", str(sources.places), "--correlation", "0.8"]
+    to = ["--to", str(tmp_path / "my sets" / "wb")]
+    assert command(*flags, *to) == 0
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("masks and boxes are not found, which EPG needs; link CUB's beside it: ln -s ")
+    subprocess.run(told.partition("beside it: ")[2], shell=True, check=True)  # what it says, as it says it
+    assert command(*flags, *to) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "masks and boxes are found"
+    info = load_registry("datasets").entries["folder"].value.open(tmp_path / "my sets" / "wb").info
+    assert info.has_masks
+    assert info.has_boxes
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
 from spurbench.cli import main
+from spurbench.cli.render import print_table
 from spurbench.config import InputConfig
 from spurbench.data.image_set import ImageRecord
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault, find_dataset
@@ -280,8 +281,8 @@ def archive_of(path: Path, **changes: Any) -> Archive:
     [
         ({}, None),
         ({"sha256": None}, None),
-        ({"size": 3}, "12 bytes, published 3: it is another file"),
-        ({"size": 13}, "12 bytes, published 13: it is cut off"),
+        ({"size": 3}, "12 bytes, published 3: it is cut off, damaged or no such archive; fetch"),
+        ({"size": 13}, "12 bytes, published 13: it is cut off, damaged or no such archive; fetch"),
         ({"sha256": "0" * 64}, "sha256 is "),
         (
             {"sha256": None, "md5": "1" * 32, "url": "https://example.org/x"},
@@ -367,8 +368,11 @@ def test_the_command_on_a_folder(waterbirds_root: Make, capsys: pytest.CaptureFi
     assert not document["ok"]
     layout.table.write_text("img_filename,y,split,place\n../a.jpg,9,9,9\n")
     assert main(["data", "check", str(layout.folder), "--json"]) == 1
-    (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert "metadata.csv, line 2: split is '9'" in error["problem"]
+    row, none_left = json.loads(capsys.readouterr().out)["errors"]
+    assert row["kind"] == "row"
+    assert row["where"].endswith("metadata.csv, line 2")
+    assert row["problem"].startswith("split is '9'")
+    assert "no good rows" in none_left["problem"]
     assert main(["data", "check", str(layout.root / "none")]) == 2
 
 
@@ -387,6 +391,117 @@ def test_the_command_on_a_published_set(waterbirds_root: Make, capsys: pytest.Ca
     assert "needs a data root" in capsys.readouterr().err
     assert main(["data", "check", "waterbird95"]) == 2
     assert "did you mean 'waterbirds95'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_every_faulty_row_and_every_missing_file_is_named(
+    waterbirds_root: Make, capsys: pytest.CaptureFixture[str], own: bool
+) -> None:
+    folder = "my_birds" if own else "waterbird_complete95_forest2water2"
+    layout = waterbirds_root(folder, masks=f"{folder}/segmentations")
+    layout.change(0, y="x")
+    layout.change(1, split=9)
+    layout.change(3, img_filename=layout.rows[2]["img_filename"])
+    layout.image(4).unlink()
+    layout.image(5).unlink()
+    mask = (layout.folder / "segmentations" / layout.rows[6]["img_filename"]).with_suffix(".png")
+    mask.unlink()
+    layout.image(7).write_bytes(b"no image")
+    what = [str(layout.folder)] if own else ["waterbirds95", "--data-root", str(layout.root)]
+    assert main(["data", "check", *what, "--json"]) == 1
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    told = [(e["kind"], e["where"].rpartition("line ")[2].rstrip(")"), e["problem"]) for e in errors]
+    told = [entry for entry in told if entry[0] in ("row", "file", "mask")]
+    assert [entry[:2] for entry in told] == [
+        ("row", "2"), ("row", "3"), ("row", "5"), ("file", "6"), ("file", "7"), ("mask", "8"), ("file", "9"),
+    ]  # fmt: skip
+    assert "y is 'x'" in told[0][2]
+    assert "already listed in line 4" in told[2][2]
+    assert told[3][2] == f"image {layout.image(4)} is missing"
+    assert told[5][2] == f"mask {mask} is missing"
+    assert "cannot be decoded" in told[6][2]
+    assert main(["data", "check", *what]) == 1
+    assert ("spurbench data prepare" in capsys.readouterr().err) is not own
+
+
+def test_when_no_image_is_there_they_are_not_named_singly(waterbirds_root: Make) -> None:
+    layout = waterbirds_root()
+    for number in range(len(layout.rows)):
+        layout.image(number).unlink()
+    (error,) = check(find_dataset("waterbirds95"), layout.root).errors
+    assert f"{len(layout.rows)} of {len(layout.rows)} listed images are missing" in error.problem
+
+
+def test_faults_of_rows_still_stop_a_run(waterbirds_root: Make) -> None:
+    layout = waterbirds_root()
+    layout.image(4).unlink()
+    check(find_dataset("waterbirds95"), layout.root)
+    with pytest.raises(DataError, match="1 of 27 listed images are missing"):
+        find_dataset("waterbirds95").open(layout.root)
+
+
+def test_names_that_contradict_each_other_are_faults_of_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for number in range(6):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{number % 3},{number % 2},{'cat' if number in (0, 3, 4) else 'dog'}\n")
+    (tmp_path / "metadata.csv").write_text("filename,split,y,class_name\n" + "".join(lines))
+    assert main(["data", "check", str(tmp_path), "--json"]) == 1
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert [(error["kind"], error["where"].rpartition(" ")[2]) for error in errors] == [("row", "4"), ("row", "5")]
+
+
+def test_a_faulty_row_alone_needs_no_archive(waterbirds_root: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = waterbirds_root()
+    layout.change(0, y=7)
+    assert main(["data", "check", "waterbirds95", "--data-root", str(layout.root)]) == 1
+    assert "data prepare" not in capsys.readouterr().err
+
+
+def test_transformed_test_images_are_files_as_well(waterbirds_root: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = waterbirds_root("my_birds", masks="my_birds/segmentations")
+    name = f"{layout.folder}+peripheral"
+    for fast in ([], ["--fast"]):
+        assert main(["data", "check", name, "--json", *fast]) == 0
+        assert json.loads(capsys.readouterr().out)["files"] == len(layout.rows)
+    test = layout.rows_of(2)[0]
+    layout.image(test).write_bytes(b"no image")
+    for fast in ([], ["--fast"]):
+        assert main(["data", "check", name, "--json", *fast]) == 1
+        (error,) = json.loads(capsys.readouterr().out)["errors"]
+        assert error["kind"] == "file"
+        assert f"line {test + 2}" in error["where"]
+
+
+def test_a_fault_of_nearly_all_images_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [f"{number % 3:03}.Nobird/{number}.jpg" for number in range(60)] + ["001.Black_footed_Albatross/1.jpg"]
+    rows = "".join(f"{key},{number % 2},{number % 3},{number % 2}\n" for number, key in enumerate(keys))
+    for key in keys:
+        path = tmp_path / "waterbirds95" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(key), int(path.stem), 0)).save(path)
+    (tmp_path / "waterbirds95/metadata.csv").write_text(f"img_filename,y,split,place\n{rows}")
+    assert main(["data", "check", "waterbirds95", "--data-root", str(tmp_path), "--fast", "--json"]) == 1
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    summary, label, *examples = [error for error in errors if error["kind"] == "reference"]
+    assert summary["problem"].startswith(
+        "60 of 61 images lie in folders that are none of CUB's 200 species: this is not"
+    )
+    assert label["problem"].endswith("is labelled landbird, but 001.Black_footed_Albatross is waterbird")
+    assert len(examples) == 20
+    assert examples[0]["where"].endswith("line 2")
+
+
+def test_drawn_sets_have_images_and_no_files(capsys: pytest.CaptureFixture[str]) -> None:
+    from spurbench.cli.data_check import _print
+
+    spec = find_dataset("minibirds95")
+    report = check_data(spec, None, GEOMETRY, fast=True)
+    _print(report)
+    assert f"; drawn, {report.images:,} images, in" in capsys.readouterr().out
+    assert report.images == sum(len(spec.open(None).split(name)) for name in spec.info.splits)
 
 
 def test_many_groups_stay_readable(shelf: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -488,3 +603,17 @@ def test_the_list_command(waterbirds_root: Make, capsys: pytest.CaptureFixture[s
     assert items["minibirds100"]["state"] == "built in"
     assert main(["data", "list", "waterbirds100", "--data-root", str(layout.root)]) == 0
     assert "waterbirds100: get it from Google Drive" in capsys.readouterr().out
+
+
+def test_the_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "waterbird950"]) == 2
+    assert "no dataset matches 'waterbird950'; did you mean 'waterbirds95'?" in capsys.readouterr().err
+    assert main(["data", "list", str(tmp_path), "--json"]) == 2
+    error = capsys.readouterr().err
+    assert f"spurbench data list --data-root {tmp_path}" in error
+    assert f"spurbench data check {tmp_path}" in error
+
+
+def test_a_table_without_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("nothing", ["a", "b"], [])
+    assert "a" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from spurbench.cli import main
 from spurbench.data.image_set import ImageRecord
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec
 from spurbench.datatools import archives as archives_module
-from spurbench.datatools.archives import Unpacked, unpack
+from spurbench.datatools.archives import Unpacked, archive_fault, unpack
 from spurbench.datatools.download import download
 from spurbench.datatools.prepare import build_cache, cache_bytes, prepare_files
 from spurbench.errors import DataError, DataMissing
@@ -369,6 +369,26 @@ def test_a_wrong_checksum_stops_before_anything_is_unpacked(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"^[^ ]*/page.zip is a web page"):
         prepare(toys(Archive(filename="page.zip")), tmp_path)
     assert content(tmp_path).keys() == {"toys.zip", "page.zip"}
+
+
+@pytest.mark.parametrize("name", ["toys.tar.gz", "toys.zip", "toys.tar"])
+def test_a_whole_archive_with_other_bytes_is_not_called_cut_off(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path / name, IMAGES)
+    size = path.stat().st_size
+    for changes in ({"size": size + 999}, {"size": size - 1}, {"md5": "0" * 32}):
+        fault = archive_fault(path, described(path, **changes, into="cub"), hashed=True, progress=quiet)
+        assert fault is not None
+        assert "it is whole but not the published file, maybe repacked; fetch it again by hand" in fault
+        assert "or unpack it by hand in cub/ below the data root" in fault
+        assert "cut off" not in fault
+    larger = described(path, size=size + 999)
+    hurried = archive_fault(path, larger, hashed=False, progress=quiet)
+    assert hurried is not None
+    assert "not the published file (maybe cut off or damaged, maybe repacked)" in hurried
+    path.write_bytes(path.read_bytes()[: size // 2])
+    cut = archive_fault(path, larger, hashed=True, progress=quiet)
+    assert cut is not None
+    assert "it is cut off, damaged" in cut
 
 
 def test_a_damaged_folder_of_the_users_is_left(tmp_path: Path) -> None:
