@@ -232,7 +232,7 @@ def test_nothing_is_submitted_twice_and_status_knows(
 
     def status() -> list[str]:
         assert main([*command, "--status", "--json"]) == 0
-        return [line["state"] for line in json.loads(capsys.readouterr().out)]
+        return [line["state"] for line in json.loads(capsys.readouterr().out)["runs"]]
 
     assert status() == ["waiting", "waiting"]
     assert main([*command, "--launcher", "slurm", "--profile", str(held)]) == 0
