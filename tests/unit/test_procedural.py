@@ -101,7 +101,7 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 
 def test_names() -> None:
     assert set(SPECS) == set(COUNTS)
-    assert all(spec.info.preset == "minibirds" for spec in SPECS.values())
+    assert all(spec.info.preset == "minisets" for spec in SPECS.values())
 
 
 @pytest.mark.parametrize("name", COUNTS)
