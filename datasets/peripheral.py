@@ -24,9 +24,7 @@ from logging import getLogger
 from math import ceil, floor
 from threading import Lock
 
-from torch import Tensor
-
-from spurbench.dataset import DatasetInfo, DatasetTransform, SplitData
+from spurbench.dataset import ChangedSplit, DatasetInfo, DatasetTransform, SplitData
 from spurbench.errors import ConfigError
 from spurbench.types import Sample
 
@@ -87,24 +85,15 @@ def crop_away(sample: Sample) -> Sample | None:
     )
 
 
-class Peripheral:
+class Peripheral(ChangedSplit):
     """A split whose images are cropped; labels stay."""
 
     def __init__(self, plain: SplitData, name: str) -> None:
-        self._plain, self._name = plain, name
+        super().__init__(plain, self._cropped)
+        self._name = name
         self._seen: dict[int, bool] = {}
         self._told = False
         self._lock = Lock()
-
-    @property
-    def y(self) -> Tensor:
-        """int64 [n]."""
-        return self._plain.y
-
-    @property
-    def group(self) -> Tensor | None:
-        """int64 [n]; None without attributes."""
-        return self._plain.group
 
     @property
     def kept(self) -> int:
@@ -112,14 +101,9 @@ class Peripheral:
         with self._lock:
             return sum(self._seen.values())
 
-    def __len__(self) -> int:
-        return len(self._plain)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Decode and crop one sample; raises what the plain split raises."""
-        sample = self._plain[index]
+    def _cropped(self, sample: Sample) -> Sample:
         cropped = crop_away(sample)
-        self._note(index, cropped is None)
+        self._note(sample.index, cropped is None)
         return sample if cropped is None else cropped
 
     def _note(self, index: int, kept: bool) -> None:

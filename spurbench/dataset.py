@@ -14,6 +14,7 @@ from spurbench.types import Sample
 
 __all__ = [
     "Archive",
+    "ChangedSplit",
     "Dataset",
     "DatasetInfo",
     "DatasetSpec",
@@ -172,6 +173,30 @@ class DatasetTransform:
     """What a dataset becomes; name and version are taken care of. Raises ``ConfigError`` where it cannot be applied."""
     change: Callable[[SplitData, DatasetInfo], SplitData]
     """The changed split of a dataset with this (plain) declaration."""
+
+
+class ChangedSplit:
+    """A split whose samples are changed one by one, while number, labels and groups stay."""
+
+    def __init__(self, plain: SplitData, change: Callable[[Sample], Sample]) -> None:
+        self._plain, self._change = plain, change
+
+    @property
+    def y(self) -> Tensor:
+        """int64 [n]."""
+        return self._plain.y
+
+    @property
+    def group(self) -> Tensor | None:
+        """int64 [n]; None without attributes."""
+        return self._plain.group
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode and change one sample; raises what the plain split raises."""
+        return self._change(self._plain[index])
 
 
 @dataclass(frozen=True, slots=True)

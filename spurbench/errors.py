@@ -15,6 +15,7 @@ __all__ = [
     "cannot_write_results",
     "did_you_mean",
     "install_line",
+    "require_split",
 ]
 
 
@@ -64,6 +65,17 @@ def cannot_write_results(results: Path, error: OSError) -> ConfigError:
 def install_line(extra: str) -> str:
     """What to type for an optional part; spurbench itself is installed from its checkout."""
     return f"pip install -e '.[{extra}]' -c constraints.txt (in the folder of spurbench's checkout)"
+
+
+def require_split(name: str, known: Iterable[str]) -> None:
+    """Refuse a split that a dataset does not have.
+
+    Raises:
+        ConfigError: with the closest name and all of them.
+    """
+    known = list(known)
+    if name not in known:
+        raise ConfigError(f"unknown split '{name}'{did_you_mean(name, known)} available: {', '.join(known)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -190,7 +190,10 @@ def _rows(
             continue
         epoch = recorded["selected_epoch"]
         if epoch not in measured:
-            chosen = load_run(run.folder, rule=recorded["selection"], device=run.device, plugins=run.plugins)
+            rule = recorded["selection"]
+            chosen = (
+                run if rule == run.rule else load_run(run.folder, rule=rule, device=run.device, plugins=run.plugins)
+            )
             scorer = Scorer(
                 config=run.config,
                 method=chosen.method,

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["LISTS", "Batch", "Record", "arrow_schema", "read_batch", "rows_to_table", "table_to_rows", "well_formed"]
 
 LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
+"""Nested columns; in tables they are JSON text."""
 _ENTRIES = {
     "groups": {"group", "name", "n", "correct"},
     "stage_masks": {"stage", "density"},
     "erasure": {"erased", "fill", "n", "agree"},
 }
 """What tables and pages read of the entries of a list."""
-"""Nested columns; in tables they are JSON text."""
 
 _NAMES = frozenset(column.name for column in COLUMNS)
 _REQUIRED = tuple(column.name for column in COLUMNS if column.required)

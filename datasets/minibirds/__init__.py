@@ -28,7 +28,7 @@ from spurbench.datasets.minibirds.drawing import CONSTANTS, VERSION, Drawing, dr
 from spurbench.datasets.minibirds.export import OFFICIAL_SPLITS, write_waterbirds
 from spurbench.datasets.minibirds.layout import SIZES, Columns, group_counts, pretext_columns, split_columns
 from spurbench.drawing.sets import SEED, DrawnSplit
-from spurbench.errors import ConfigError, did_you_mean
+from spurbench.errors import require_split
 
 __all__ = ["DATASETS", "MiniBirds", "MiniBirdsSplit", "pretext_split"]
 
@@ -57,8 +57,7 @@ class MiniBirds:
 
     def split(self, name: str) -> MiniBirdsSplit:
         """The split called ``name``; raises ``ConfigError`` for an unknown name."""
-        if name not in SIZES:
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, SIZES)} available: {', '.join(SIZES)}")
+        require_split(name, SIZES)
         columns = split_columns(self._seed, name, self._percent)
         y = torch.tensor(columns.y)
         return MiniBirdsSplit(self._seed, name, columns, y=y, group=2 * y + torch.tensor(columns.place))

@@ -26,8 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spurbench.dataset import DatasetInfo, DatasetTransform, SplitData
-from spurbench.types import Sample
+from spurbench.dataset import ChangedSplit, DatasetInfo, DatasetTransform, SplitData
 
 __all__ = ["TRANSFORM", "stamp"]
 
@@ -47,37 +46,12 @@ def stamp(image_3HW: Tensor) -> Tensor:
     return torch.from_numpy(np.rint(stamped_3HW).astype(np.uint8))
 
 
-class Watermarked:
-    """A split whose images are stamped; labels and regions stay."""
-
-    def __init__(self, plain: SplitData) -> None:
-        self._plain = plain
-
-    @property
-    def y(self) -> Tensor:
-        """int64 [n]."""
-        return self._plain.y
-
-    @property
-    def group(self) -> Tensor | None:
-        """int64 [n]; None without attributes."""
-        return self._plain.group
-
-    def __len__(self) -> int:
-        return len(self._plain)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Decode and stamp one sample; raises what the plain split raises."""
-        sample = self._plain[index]
-        return replace(sample, image=stamp(sample.image))
-
-
 def _declare(info: DatasetInfo) -> DatasetInfo:
     return replace(info, description=f"{info.description}; test images carry the watermark of ImageNet-W")
 
 
 def _change(split: SplitData, info: DatasetInfo) -> SplitData:
-    return Watermarked(split)
+    return ChangedSplit(split, lambda sample: replace(sample, image=stamp(sample.image)))
 
 
 TRANSFORM = DatasetTransform(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spurbench.data.image_table import Box
-from spurbench.errors import ConfigError, did_you_mean
+from spurbench.errors import require_split
 from spurbench.types import Sample
 
 __all__ = ["ArraySet", "ArraySplit"]
@@ -62,10 +62,7 @@ class ArraySet:
 
     def split(self, name: str) -> ArraySplit:
         """The split called ``name``; raises ``ConfigError`` for an unknown name."""
-        if name not in self._splits:
-            raise ConfigError(
-                f"unknown split '{name}'{did_you_mean(name, self._splits)} available: {', '.join(self._splits)}"
-            )
+        require_split(name, self._splits)
         return self._splits[name]
 
     @cached_property

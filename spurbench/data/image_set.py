@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spurbench.data.image_files import ExistingFiles, find_boxes, find_masks, locate_images
 from spurbench.data.image_table import SPLITS, Box, Table
-from spurbench.errors import ConfigError, DataError, did_you_mean
+from spurbench.errors import DataError, require_split
 from spurbench.types import Sample
 
 __all__ = [
@@ -162,9 +162,7 @@ class ImageSet:
 
     def split(self, name: str) -> ImageSplit:
         """Samples in the order of the records; raises ``ConfigError`` for an unknown name."""
-        if name not in self._splits:
-            known = tuple(self._splits)
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, known)} available: {', '.join(known)}")
+        require_split(name, self._splits)
         return self._splits[name]
 
     def fingerprint(self) -> str:

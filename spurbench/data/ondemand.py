@@ -28,15 +28,17 @@ class Decoder:
         self.split, self.resize = split, resize
         self.has_masks = decode_samples(split, resize, range(min(1, len(split)))).masks is not None
         self._pool = ThreadPoolExecutor(threads or min(available_cores(), MAX_THREADS), thread_name_prefix="decode")
+        self._ahead: dict[int, Future[Chunk]] = {}
+        """Announced and not taken yet."""
         self._known: OrderedDict[int, Future[Chunk]] = OrderedDict()
+        """Taken, the longest unused first."""
         self._most_kept = KEPT_BYTES // (4 * resize * resize)
 
     def start(self, positions: Tensor) -> None:
         """Begin to decode; returns at once."""
         for index in positions.tolist():
-            if index not in self._known:
-                self._known[index] = self._pool.submit(decode_samples, self.split, self.resize, (index,))
-            self._known.move_to_end(index)
+            if index not in self._known and index not in self._ahead:
+                self._ahead[index] = self._pool.submit(decode_samples, self.split, self.resize, (index,))
 
     def take(self, positions: Tensor) -> list[Chunk]:
         """One chunk per position, in this order; waits for what is not decoded yet.
@@ -45,11 +47,15 @@ class Decoder:
             DataError: a damaged sample, or one with a mask where the first has none.
         """
         self.start(positions)
+        for index in positions.tolist():
+            if index in self._ahead:
+                self._known[index] = self._ahead.pop(index)
+            self._known.move_to_end(index)
         chunks = [self._known[index].result() for index in positions.tolist()]
         for index, chunk in zip(positions.tolist(), chunks, strict=True):
             if (chunk.masks is not None) != self.has_masks:
                 raise mixed_masks(0, index + 1)
-        while len(self._known) > max(self._most_kept, len(positions)) and next(iter(self._known.values())).done():
+        while len(self._known) > max(self._most_kept, len(positions)):
             self._known.popitem(last=False)
         return chunks
 

@@ -169,10 +169,12 @@ class View:
             cut: from the size of a batch to what of it is wanted; None: all.
         """
         order = self._order(shuffle)
+        announced = start
         for step, positions in enumerate(order):
             if step >= start:
-                for following in order[step : step + 1 + AHEAD]:
+                for following in order[announced : step + 1 + AHEAD]:
                     announce(self._frames, _cut(following, cut(len(following))))
+                announced = step + 1 + AHEAD
                 part = cut(len(positions))
                 yield self._batch(positions, step, augment, part), part
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spurbench.dataset import Dataset, DatasetInfo, DatasetSpec
 from spurbench.drawing.stream import Stream
-from spurbench.errors import ConfigError, did_you_mean
+from spurbench.errors import require_split
 from spurbench.types import Sample
 
 __all__ = ["SEED", "Drawing", "DrawnDataset", "DrawnSplit", "paired_counts"]
@@ -96,9 +96,7 @@ class DrawnDataset(Generic[D]):
 
     def split(self, name: str) -> DrawnSplit[D]:
         """The split called ``name``; raises ``ConfigError`` for an unknown name."""
-        known = self.info.splits
-        if name not in known:
-            raise ConfigError(f"unknown split '{name}'{did_you_mean(name, known)} available: {', '.join(known)}")
+        require_split(name, self.info.splits)
         groups = self._groups(name)
         group = torch.tensor(groups)
         return DrawnSplit(

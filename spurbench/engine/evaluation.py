@@ -107,7 +107,7 @@ class Scorer:
         rows = arrays.frames.images
         batches = torch.split(torch.arange(len(arrays.y)), self.config.evaluation.batch_size)
         for number, positions in enumerate(batches):
-            for following in batches[number : number + 2]:
+            for following in batches[number + 1 : number + 2]:
                 announce(rows, following)
             frames = gather(rows, positions).to(self.device, non_blocking=True)
             images = evaluation_images(

@@ -99,6 +99,18 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rows(frames.images).decoder._known) <= 5
 
 
+def test_what_was_announced_is_kept_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ondemand, "KEPT_BYTES", 5 * 4 * 24 * 24)
+    split = Split(40)
+    frames = load_frames(split, key="k", resize=24, folder=None)
+    batches = list(torch.arange(40).split(8))
+    for number, batch in enumerate(batches):
+        for following in batches[number + 1 : number + 3]:
+            announce(frames.images, following)
+        frames.images[batch]
+    assert sorted(split.decoded) == sorted([0, *range(40)])  # the first once more, to see whether there are masks
+
+
 def test_without_declared_boxes_there_are_none() -> None:
     assert load_frames(Split(3), key="k", resize=24, folder=None, has_boxes=False).boxes is None
 
