@@ -68,6 +68,11 @@ class Folded:
         return int(self._counts_N.sum())
 
     @property
+    def num_runs(self) -> int:
+        """Runs of which at least one row counts."""
+        return len(np.unique(self._codes_N[0][self._counts_N]))
+
+    @property
     def rules(self) -> list[str]:
         """All that any run offers."""
         return sorted(frozenset().union(*set(self._offered)))

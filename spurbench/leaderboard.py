@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from spurbench.dotted import dotted
-from spurbench.io import read_json
 from spurbench.metrics.stats import mean_sd
 from spurbench.schema import COLUMNS
 
-__all__ = ["NEEDED", "Collected", "aggregate", "best_draws", "collect", "lines_of", "rule_for", "write_parquet"]
+__all__ = ["NEEDED", "best_draws", "lines_of", "rule_for"]
 
 _AVERAGED = (
     "accuracy",
@@ -31,7 +29,6 @@ _AVERAGED = (
     "images_per_second",
     "images_per_second_ratio",
 )
-_LISTS = tuple(column.name for column in COLUMNS if column.kind == "list")
 _SHARED = (
     "dataset",
     "dataset_version",
@@ -70,58 +67,15 @@ _FAMILY = ("dataset", "dataset_version", "dataset_fingerprint", "backbone", "wei
 """What settings that compete as draws of one method have in common."""
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """All rows below some result folders."""
-
-    rows: list[dict[str, Any]]
-    """Flat rows with the machine's columns, one per run and selection rule."""
-    failed: list[str]
-    """Ids of failed runs."""
-    damaged: list[str]
-    """Files that could not be read."""
-
-
-def collect(sources: Iterable[Path]) -> Collected:
-    """Read every ``runs/*/result.json`` of result folders, and tables that ``write_parquet`` wrote.
-
-    A damaged record is named and skipped; a run that is there twice counts once, the later source wins.
-    """
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    failed: list[str] = []
-    damaged: list[str] = []
-    for source in sources:
-        if source.suffix == ".parquet":
-            try:
-                rows |= {_key(row): row for row in _read_parquet(source)}
-            except (OSError, ValueError, KeyError):
-                damaged.append(str(source))
-            continue
-        for path in sorted(source.glob("runs/*/result.json")):
-            try:
-                record = read_json(path)
-                if record["status"] != "finished":
-                    failed.append(record["run_id"])
-                    continue
-                for row in record["rows"]:
-                    rows[_key(row)] = {**row, **record["machine"]}
-            except (OSError, ValueError, KeyError, TypeError):
-                damaged.append(str(path))
-    return Collected([rows[key] for key in sorted(rows)], failed, damaged)
-
-
-def aggregate(rows: Sequence[dict[str, Any]], select: str, split: str = "test") -> list[dict[str, Any]]:
+def lines_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and sample standard deviation over seeds of runs that differ in nothing else.
 
-    A method that defines its final model itself offers no rule but ``last``; it stands in every table under that.
-    WGA is computed per seed and then averaged: the mean of minima is not the minimum of means.
-    Rows are sorted by dataset, backbone, weights and falling mean WGA; different data never share a row.
+    WGA is computed per seed and then averaged: the mean of minima is not the minimum of means. Lines are sorted by
+    dataset, backbone, weights and falling mean WGA; different data never share a line.
+
+    Args:
+        rows: of one selection rule, one per run, in any order. They are not held.
     """
-    return lines_of(row for row in _selected(rows, select) if row["split"] == split)
-
-
-def lines_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same of rows that a rule has chosen already: one per run, in any order. Rows are not held."""
     settings: dict[str, _Setting] = {}
     for row in rows:
         key = _without_seed(row)
@@ -169,42 +123,6 @@ def best_draws(table: Sequence[dict[str, Any]], select: str) -> list[dict[str, A
     return [{**entry, "n_draws": chosen[id(entry)]} for entry in table if id(entry) in chosen]
 
 
-def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """All rows as one Parquet file with the columns of the schema; nested columns as JSON text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from spurbench.io import atomic_write
-
-    types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "list": pa.string()}
-    schema = pa.schema([(column.name, types[column.kind]) for column in COLUMNS])
-    flat = [
-        {
-            column.name: json.dumps(row[column.name])
-            if column.name in _LISTS and row.get(column.name) is not None
-            else row.get(column.name)
-            for column in COLUMNS
-        }
-        for row in rows
-    ]
-    with atomic_write(path) as stream:
-        pq.write_table(pa.Table.from_pylist(flat, schema=schema), stream)
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    absent = {column.name: None for column in COLUMNS}  # tables of earlier versions have fewer columns
-    return [
-        absent | row | {name: json.loads(row[name]) for name in _LISTS if row.get(name) is not None} for row in rows
-    ]
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["run_id"], row["selection"], row["split"]
-
-
 def _erasure(row: dict[str, Any]) -> dict[str, float]:
     """Shares of predictions that stay, by what was erased to the mean colour."""
     return {
@@ -218,16 +136,6 @@ def _speed(row: dict[str, Any]) -> dict[str, float]:
     """Evaluation throughput over that of the plain backbone on the same machine."""
     ours, plain = row.get("images_per_second"), row.get("images_per_second_backbone")
     return {"images_per_second_ratio": ours / plain} if ours and plain else {}
-
-
-def _selected(rows: Sequence[dict[str, Any]], select: str) -> Iterator[dict[str, Any]]:
-    """The row of every run that the rule names."""
-    offered: dict[str, set[str]] = {}
-    for row in rows:
-        offered.setdefault(row["run_id"], set()).add(row["selection"])
-    for row in rows:
-        if row["selection"] == rule_for(offered[row["run_id"]], select):
-            yield row
 
 
 def rule_for(offered: set[str], select: str) -> str:

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spurbench.dotted import ABSENT, differing, dotted
 from spurbench.errors import ConfigError, DataMissing, did_you_mean
-from spurbench.leaderboard import collect, rule_for
+
+if TYPE_CHECKING:
+    from spurbench.fold import Folded
 
 __all__ = [
     "ABSENT",
@@ -86,41 +88,30 @@ class Unpaired:
     """Run ids."""
 
 
-def read_side(title: str, sources: Sequence[Path], select: str) -> Side:
-    """Finished runs of result folders and Parquet tables, under one selection rule, on the test split.
+def read_side(title: str, folded: "Folded", sources: Sequence[Path], select: str) -> Side:
+    """Finished runs under one selection rule, on the test split.
 
     A method that chooses its final model itself stands in under ``last``, as in the leaderboard.
 
+    Args:
+        folded: what ``fold`` made of ``sources``.
+
     Raises:
-        DataMissing: no such source, no finished run, or none with this rule.
+        DataMissing: no finished run, or none with this rule.
     """
     names = ", ".join(map(str, sources))
-    for source in sources:
-        if not source.exists():
-            raise DataMissing(f"no result folder or Parquet table {source}")
-    found = collect(sources)
-    notes = [f"skipped a damaged record: {path}" for path in found.damaged]
-    if found.failed:
-        notes.append(f"{title}: {len(found.failed)} failed runs are left out")
-    rows = [row for row in found.rows if row["split"] == "test" and row.get("provenance") == "measured"]
-    if not rows:
-        number = len(found.damaged)
-        damaged = f" ({number} records there are damaged, such as {found.damaged[0]})" if number else ""
+    if not len(folded):
+        some = next(iter(folded.damaged.items()), None)
+        damaged = f" ({len(folded.damaged)} records there are damaged, such as {': '.join(some)})" if some else ""
         raise DataMissing(f"there are no finished runs below {names}{damaged}; the folder above 'runs' is wanted")
-    offered: dict[str, set[str]] = {}
-    for row in rows:
-        offered.setdefault(row["run_id"], set()).add(row["selection"])
-    chosen = [row for row in rows if row["selection"] == rule_for(offered[row["run_id"]], select)]
-    if not chosen:
-        rules = ", ".join(sorted(set().union(*offered.values())))
-        raise DataMissing(f"no run below {names} has rule '{select}': the {len(offered)} runs there offer {rules}")
-    if silent := len(offered) - len(chosen):
+    rows = [row for row in folded.rows(select) if row["provenance"] == "measured"]
+    if not rows:
+        offered = f"the {folded.num_runs} runs there offer {', '.join(folded.rules)}"
+        raise DataMissing(f"no run below {names} has rule '{select}': {offered}")
+    notes = []
+    if silent := sum(folded.lacking(select).values()):
         notes.append(f"{title}: {silent} runs have no rule '{select}' and are left out")
-    folders = tuple(source for source in sources if source.is_dir())
-    whole = [row for row in chosen if _is_whole(row)]
-    if len(whole) < len(chosen):
-        notes.append(f"{title}: {len(chosen) - len(whole)} runs without a readable configuration or seed are left out")
-    settings, replaced = _settings(whole, folders)
+    settings, replaced = _settings(rows, tuple(source for source in sources if source.is_dir()))
     if replaced:
         notes.append(f"{title}: {replaced} runs of older method versions are left out")
     return Side(title, settings, notes)
@@ -172,14 +163,6 @@ def pair_methods(side: Side, name_a: str, name_b: str) -> tuple[list[Pair], list
     return _sorted(pairs), unpaired
 
 
-def _is_whole(row: Mapping[str, Any]) -> bool:
-    try:
-        config = json.loads(row["config_json"])
-    except (KeyError, TypeError, ValueError):
-        return False
-    return isinstance(config, dict) and isinstance(row.get("seed"), int) and bool(row.get("label") or row.get("method"))
-
-
 def _settings(rows: Iterable[dict[str, Any]], folders: tuple[Path, ...]) -> tuple[list[Setting], int]:
     """Rows by what was asked for; of several versions of one run the newest counts. Also how many were replaced."""
     settings: dict[tuple[Any, ...], Setting] = {}
@@ -191,7 +174,7 @@ def _settings(rows: Iterable[dict[str, Any]], folders: tuple[Path, ...]) -> tupl
         config.pop("seed", None)
         options = _flat(config)
         place = tuple(row.get(key) for key in PLACE)
-        new = Setting(row.get("label") or row["method"], place, options, folders=folders)
+        new = Setting(row["label"] or row["method"], place, options, folders=folders)
         setting = settings.setdefault((place, new.wish), new)
         setting.options, setting.label = new.options, new.label
         replaced += row["seed"] in setting.runs

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spurbench.cli.common import print_json
+from spurbench.cli.folding import folded_of, note, with_fold
 from spurbench.cli.render import percent, print_markdown, print_table
 
 if TYPE_CHECKING:
     from spurbench.compare import Comparison
-    from spurbench.pairing import Pair, Unpaired
+    from spurbench.pairing import Pair, Side, Unpaired
 
 _SHOWN = 20
 """Lines of a difference in configuration; JSON has all."""
@@ -21,14 +22,18 @@ _SHOWN = 20
 
 def execute(options: argparse.Namespace) -> int:
     """Pair, compare, print, judge."""
+    return with_fold(_execute, options)
+
+
+def _execute(options: argparse.Namespace) -> int:
     from spurbench.compare import compare, undecided, worse
     from spurbench.errors import DataMissing
 
     title, notes, pairs, alone = _sides(options)
     comparisons, unpaired = compare(pairs, options.metric)
     unpaired = [*alone, *unpaired]
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in notes:
+        note(text)
     if not comparisons:
         lines = "".join(f"\n  {line}" for line in _unpaired_lines(unpaired))
         raise DataMissing(f"{title}: nothing can be paired{lines}")
@@ -44,7 +49,7 @@ def execute(options: argparse.Namespace) -> int:
 def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], list[Unpaired]]":
     """Two paths that exist are result sets; two names that are no paths, or follow ``--methods``, are methods."""
     from spurbench.errors import ConfigError, DataMissing
-    from spurbench.pairing import pair_methods, pair_sets, read_side
+    from spurbench.pairing import pair_methods, pair_sets
 
     given = [Path(name).expanduser() for name in options.sides]
     results = [Path(options.results_root).expanduser()]
@@ -58,7 +63,7 @@ def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], li
             )
         if all(there):
             try:
-                sides = [read_side(name, [path], options.select) for name, path in zip("AB", given, strict=True)]
+                sides = [_side(name, [path], options.select) for name, path in zip("AB", given, strict=True)]
             except DataMissing as error:
                 raise DataMissing(
                     f"{error}; to compare two methods of one folder, type --methods {' '.join(options.sides)}"
@@ -74,13 +79,22 @@ def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], li
         names = options.sides
     elif given:
         results = given
-    side = read_side(", ".join(map(str, results)), results, options.select)
+    side = _side(", ".join(map(str, results)), results, options.select)
     try:
         return f"A = {names[0]}, B = {names[1]}, in {side.title}", side.notes, *pair_methods(side, *names)
     except ConfigError as error:
         if options.methods is not None:
             raise
         raise ConfigError(f"{error}; neither is there a folder or table of that name") from None
+
+
+def _side(title: str, sources: Sequence[Path], select: str) -> "Side":
+    from spurbench.errors import DataMissing
+    from spurbench.pairing import read_side
+
+    if absent := [str(source) for source in sources if not source.exists()]:
+        raise DataMissing(f"no result folder or Parquet table {', '.join(absent)}")
+    return read_side(title, folded_of(sources, "the comparison"), sources, select)
 
 
 def _print(
@@ -136,8 +150,8 @@ def _print(
         print(f"{left_out} test images are not on both sides or have no value, over all comparisons")
     for source, count in Counter(found.epg_source for found in comparisons if found.epg_source).items():
         print(f"EPG of {source} in {count} of {len(comparisons)} comparisons")
-    for note, count in Counter(note for found in comparisons for note in found.notes).items():
-        print(f"{count} of {len(comparisons)} comparisons: {note}")
+    for text, count in Counter(text for found in comparisons for text in found.notes).items():
+        print(f"{count} of {len(comparisons)} comparisons: {text}")
     for text in _unpaired_lines(unpaired):
         print(f"not paired: {text}")
     _print_diff("configuration", [_shown_diff(found) for found in comparisons])

@@ -15,8 +15,8 @@ import pytest
 from spurbench.cli import main
 from spurbench.compare import ENOUGH_SEEDS, Comparison, Metric, compare, undecided, worse
 from spurbench.errors import ConfigError, DataMissing
-from spurbench.leaderboard import collect, write_parquet
-from spurbench.pairing import pair_methods, pair_sets, read_side
+from spurbench.fold import fold
+from spurbench.pairing import Side, pair_methods, pair_sets, read_side
 
 GROUP = np.repeat(np.arange(4), 50)
 ROOT = Path(__file__).parents[2]
@@ -107,18 +107,22 @@ def save_runs(folder: Path, seeds: int = 5, **settings: Any) -> Path:
     return folder
 
 
+def side(title: str, sources: list[Path], select: str) -> Side:
+    return read_side(title, fold(sources), sources, select)
+
+
 def sets(a: Path, b: Path, metric: Metric = "worst_group_accuracy", select: str = "val_wga") -> list[Comparison]:
-    pairs, _ = pair_sets(read_side("A", [a], select), read_side("B", [b], select))
+    pairs, _ = pair_sets(side("A", [a], select), side("B", [b], select))
     return compare(pairs, metric)[0]
 
 
 def methods(folder: Path, a: str, b: str, metric: Metric = "worst_group_accuracy") -> list[Comparison]:
-    pairs, _ = pair_methods(read_side(str(folder), [folder], "val_wga"), a, b)
+    pairs, _ = pair_methods(side(str(folder), [folder], "val_wga"), a, b)
     return compare(pairs, metric)[0]
 
 
 def reasons(a: Path, b: Path) -> dict[tuple[str, str], int]:
-    pairs, alone = pair_sets(read_side("A", [a], "val_wga"), read_side("B", [b], "val_wga"))
+    pairs, alone = pair_sets(side("A", [a], "val_wga"), side("B", [b], "val_wga"))
     return {(entry.side, entry.reason): len(entry.runs) for entry in [*alone, *compare(pairs, "accuracy")[1]]}
 
 
@@ -227,9 +231,9 @@ def test_an_option_that_a_commit_added_does_not_stand_in_the_way(tmp_path: Path)
 def test_of_two_versions_in_one_folder_the_newer_counts(tmp_path: Path) -> None:
     folder = save_runs(tmp_path / "a", version=1, accuracies=(0.2, 0.2, 0.2, 0.2))
     save_runs(folder, version=2)
-    side = read_side("A", [folder], "val_wga")
-    assert [row["method_version"] for row in side.settings[0].runs.values()] == [2] * 5
-    assert side.notes == ["A: 5 runs of older method versions are left out"]
+    found = side("A", [folder], "val_wga")
+    assert [row["method_version"] for row in found.settings[0].runs.values()] == [2] * 5
+    assert found.notes == ["A: 5 runs of older method versions are left out"]
 
 
 # --- names of methods ---
@@ -295,7 +299,7 @@ def test_holm_counts_all_comparisons_of_the_call(tmp_path: Path) -> None:
 
 def test_without_predictions_the_interval_is_over_seeds_and_says_so(tmp_path: Path) -> None:
     a, b = save_runs(tmp_path / "a"), save_runs(tmp_path / "b", accuracies=(0.9, 0.7, 0.85, 0.9))
-    write_parquet(collect([a]).rows, tmp_path / "a.parquet")
+    fold([a]).write(tmp_path / "a.parquet")
     (whole,), (alone,) = sets(a, b), sets(tmp_path / "a.parquet", b)
     assert alone.difference == pytest.approx(whole.difference)
     assert alone.num_images is None
@@ -348,7 +352,7 @@ def test_epg_is_compared_between_equal_maps_only(tmp_path: Path) -> None:
     (found,) = methods(tmp_path, "aim", "erm", "epg")
     assert (found.epg_source, found.num_images) == ("gradcam/mask", 200)
     assert found.difference == pytest.approx(0.3)
-    pairs, _ = pair_methods(read_side("R", [tmp_path], "val_wga"), "jtt", "erm")
+    pairs, _ = pair_methods(side("R", [tmp_path], "val_wga"), "jtt", "erm")
     comparisons, unpaired = compare(pairs, "epg")
     assert comparisons == []
     assert {(entry.side, entry.reason, len(entry.runs)) for entry in unpaired} == {
@@ -364,7 +368,7 @@ def test_the_rule_chooses_the_predictions(tmp_path: Path) -> None:
     assert chosen.difference > 0.1
     assert (last.difference, last.num_images) == (0, 200)  # all wrong at the last epoch
     with pytest.raises(DataMissing, match="the 5 runs there offer last, val_wga"):
-        read_side("A", [tmp_path / "a"], "val_accuracy")
+        side("A", [tmp_path / "a"], "val_accuracy")
 
 
 @pytest.mark.parametrize(
@@ -386,6 +390,36 @@ def test_rows_that_cannot_be_paired_do_not_stop_the_others(tmp_path: Path, chang
     (found,) = sets(a, b)
     assert len(found.seeds) == 4
     assert found.difference == 0  # the damaged run's last epoch did not stand in
+
+
+def test_what_cannot_be_used_is_told_and_the_rest_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = save_runs(tmp_path / "a"), save_runs(tmp_path / "b")
+    first, second = sorted((a / "runs").iterdir())[:2]
+    broken = json.loads((first / "result.json").read_text())
+    broken["rows"][0]["worst_group_accuracy"] = float("nan")
+    (first / "result.json").write_text(json.dumps(broken))
+    failed = json.loads((second / "result.json").read_text()) | {"status": "failed"}
+    (second / "result.json").write_text(json.dumps(failed))
+    code, out, err = call(capsys, a, b, "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["comparisons"][0]["seeds"]) == 3
+    assert f"skipped a damaged record: {first / 'result.json'}: worst_group_accuracy is nan" in err
+    assert f"1 failed runs are not in the comparison: {second.name}" in err
+
+
+def test_runs_that_are_there_twice_with_other_numbers_are_a_conflict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, copy = save_runs(tmp_path / "results", label="AIM"), save_runs(tmp_path / "copy")
+    save_runs(results)
+    run = next((copy / "runs").iterdir())
+    changed = json.loads((run / "result.json").read_text())
+    changed["rows"][0]["worst_group_accuracy"] = 0.125
+    (run / "result.json").write_text(json.dumps(changed))
+    code, _, err = call(capsys, results, copy, "--methods", "aim", "erm")
+    assert code == 0
+    assert f"conflict: run {run.name} (val_wga) is there 2 times with different numbers" in err
+    assert "0.125 in" in err
 
 
 # --- the gate ---

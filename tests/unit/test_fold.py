@@ -13,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plain_fold import aggregate, collect, write_parquet
 from records import write_run
 
 from spurbench.cli import main
 from spurbench.fold import Folded, fold
 from spurbench.kept import KeptDamaged, fold_folder
-from spurbench.leaderboard import aggregate, collect, lines_of, write_parquet
+from spurbench.leaderboard import lines_of
 from spurbench.schema import COLUMNS, SCHEMA_VERSION
 
 ALWAYS = 0

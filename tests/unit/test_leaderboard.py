@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from spurbench.leaderboard import aggregate, best_draws, collect, write_parquet
+from spurbench.fold import fold
+from spurbench.leaderboard import best_draws, lines_of
 
 
 def record(
@@ -36,9 +37,13 @@ def save(folder: Path, *records: dict[str, Any]) -> Path:
     return folder
 
 
+def table(*sources: Path, rule: str = "val_wga") -> list[dict[str, Any]]:
+    return lines_of(fold(sources).rows(rule))
+
+
 def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.7), record("c", seed=2, wga=0.6))
-    (line,) = aggregate(collect([tmp_path]).rows, "val_wga")
+    (line,) = table(tmp_path)
     assert line["worst_group_accuracy_mean"] == pytest.approx(0.6)
     assert line["worst_group_accuracy_sd"] == pytest.approx(0.1)
     assert line["worst_group_accuracy_values"] == [0.5, 0.7, 0.6]
@@ -47,9 +52,8 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
 
 def test_the_rule_is_chosen_when_the_table_is_made(tmp_path: Path) -> None:
     save(tmp_path, record("a", seed=0, wga=0.5))
-    rows = collect([tmp_path]).rows
-    assert aggregate(rows, "last")[0]["worst_group_accuracy_mean"] == 0.25
-    assert aggregate(rows, "oracle_test_wga") == []
+    assert table(tmp_path, rule="last")[0]["worst_group_accuracy_mean"] == 0.25
+    assert table(tmp_path, rule="oracle_test_wga") == []
 
 
 def test_other_options_and_other_data_never_share_a_line(tmp_path: Path) -> None:
@@ -59,20 +63,20 @@ def test_other_options_and_other_data_never_share_a_line(tmp_path: Path) -> None
         record("b", seed=1, wga=0.5, tau=0.35),
         record("c", seed=2, wga=0.5, fingerprint="g"),
     )
-    assert len(aggregate(collect([tmp_path]).rows, "val_wga")) == 3
+    assert len(table(tmp_path)) == 3
 
 
 def test_independent_of_file_order_and_folders(tmp_path: Path) -> None:
     records = [record(str(i), seed=i, wga=i / 10) for i in range(5)]
-    whole = aggregate(collect([save(tmp_path / "all", *records)]).rows, "val_wga")
+    whole = table(save(tmp_path / "all", *records))
     random.Random(0).shuffle(records)
     parts = [save(tmp_path / "x", *records[:2]), save(tmp_path / "y", *records[2:])]
-    assert aggregate(collect(parts).rows, "val_wga") == whole
+    assert table(*parts) == whole
 
 
 def test_a_run_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     folders = [save(tmp_path / name, record("a", seed=0, wga=wga)) for name, wga in (("x", 0.5), ("y", 0.6))]
-    (line,) = aggregate(collect(folders).rows, "val_wga")
+    (line,) = table(*folders)
     assert line["worst_group_accuracy_values"] == [0.6]
 
 
@@ -80,20 +84,21 @@ def test_failed_and_damaged_records_are_named_and_skipped(tmp_path: Path) -> Non
     save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.0, status="failed"))
     (tmp_path / "runs" / "half").mkdir()
     (tmp_path / "runs" / "half" / "result.json").write_text('{"run_id": "ha')
-    found = collect([tmp_path])
+    found = fold([tmp_path])
     assert found.failed == ["b"]
     assert [Path(path).parent.name for path in found.damaged] == ["half"]
-    assert {row["run_id"] for row in found.rows} == {"a"}
+    assert {row["run_id"] for row in found.rows("val_wga")} == {"a"}
 
 
 def test_parquet_holds_what_the_records_say(tmp_path: Path) -> None:
-    rows = collect([save(tmp_path, record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.7))]).rows
-    write_parquet(rows, tmp_path / "all.parquet")
-    again = collect([tmp_path / "all.parquet"])
-    assert again.damaged == []
-    for before, after in zip(rows, again.rows, strict=True):
-        assert {key: value for key, value in after.items() if value is not None} == before
-    assert aggregate(again.rows, "val_wga") == aggregate(rows, "val_wga")
+    documents = [record("a", seed=0, wga=0.5), record("b", seed=1, wga=0.7)]
+    fold([save(tmp_path, *documents)]).write(tmp_path / "all.parquet")
+    again = fold([tmp_path / "all.parquet"])
+    assert again.damaged == {}
+    for document, row in zip(documents, again.rows("val_wga"), strict=True):
+        written = {key: value for key, value in row.items() if value is not None}
+        assert written == document["rows"][0] | document["machine"]
+    assert table(tmp_path / "all.parquet") == table(tmp_path)
 
 
 def with_options(run_id: str, seed: int, val: float, wga: float, **options: Any) -> dict[str, Any]:
@@ -111,10 +116,9 @@ def test_best_draw_is_chosen_by_validation_and_not_by_test(tmp_path: Path) -> No
         *(with_options(f"b{seed}", seed, val=0.7, wga=0.9, width=2) for seed in range(2)),
         with_options("c0", 0, val=1.0, wga=1.0, width=3),  # not all seeds yet
     )
-    rows = collect([tmp_path]).rows
-    (line,) = best_draws(aggregate(rows, "val_wga"), "val_wga")
+    (line,) = best_draws(table(tmp_path), "val_wga")
     assert (line["options"]["width"], line["n_draws"]) == (1, 2)
-    (line,) = best_draws(aggregate(rows, "last"), "last")  # by plain accuracy on validation
+    (line,) = best_draws(table(tmp_path, rule="last"), "last")  # by plain accuracy on validation
     assert line["options"]["width"] == 2
 
 
@@ -122,20 +126,19 @@ def test_method_with_its_own_final_model_stands_in_every_table_but_the_oracles(t
     document = record("a", seed=0, wga=0.6)
     document["rows"] = document["rows"][1:]
     save(tmp_path, document, record("b", seed=0, wga=0.4, tau=0.5))
-    rows = collect([tmp_path]).rows
-    assert [line["selection"] for line in aggregate(rows, "val_wga")] == ["val_wga", "last"]
-    assert aggregate(rows, "oracle_test_wga") == []
+    assert [line["selection"] for line in table(tmp_path)] == ["val_wga", "last"]
+    assert table(tmp_path, rule="oracle_test_wga") == []
 
 
 def test_tables_of_the_first_schema_are_read_with_nulls(tmp_path: Path) -> None:
-    rows = collect([save(tmp_path, record("a", seed=0, wga=0.5))]).rows
-    write_parquet(rows, tmp_path / "new.parquet")
+    fold([save(tmp_path, record("a", seed=0, wga=0.5))]).write(tmp_path / "new.parquet")
     added = ["erasure", "val_accuracy", "val_wga", "val_worst_class"]
     pq.write_table(pq.read_table(tmp_path / "new.parquet").drop_columns(added), tmp_path / "old.parquet")
-    old, new = (collect([tmp_path / f"{name}.parquet"]) for name in ("old", "new"))
-    assert old.damaged == []
-    assert old.rows == new.rows
-    assert {row[name] for row in old.rows for name in added} == {None}
+    old, new = (fold([tmp_path / f"{name}.parquet"]) for name in ("old", "new"))
+    assert old.damaged == {}
+    rows = list(old.rows("val_wga"))
+    assert rows == list(new.rows("val_wga"))
+    assert {row[name] for row in rows for name in added} == {None}
 
 
 def test_erasure_becomes_the_share_of_predictions_that_stay(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_erasure_becomes_the_share_of_predictions_that_stay(tmp_path: Path) -> N
                 for fill in ("mean", "blur")
             ]
         save(tmp_path, document)
-    (line,) = aggregate(collect([tmp_path]).rows, "val_wga")
+    (line,) = table(tmp_path)
     assert line["erasure_outside_mean"] == pytest.approx(0.85)
     assert line["erasure_inside_mean"] == pytest.approx(0.35)
     assert line["erasure_outside_control_mean"] is None
