@@ -1,6 +1,6 @@
 """Measuring a trained model: predictions joined with labels, groups and regions by sample index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Scorer:
         Raises:
             ConfigError: the model takes no images of this size, or an attribution does not fit it.
         """
-        has_regions = _Energies(self.config, arrays).has_regions
+        has_regions = arrays.frames.masks is not None or arrays.frames.boxes is not None
         setting = (type(self.method), self.config.model_dump_json(exclude={"seed"}), self.device.type, has_regions)
         if setting in _probed:
             return
@@ -188,45 +188,48 @@ class Scorer:
         return groups, classes, density_SN.mean(1).tolist(), by_group
 
     def measure(self, model: nn.Module, arrays: SplitArrays, observer: Observer, stop: StopFlag) -> Measurement:
-        """Everything that a result row holds about a split."""
+        """Everything that a result row holds about a split. What is measured stays on the device up to the end, so that
+        a batch does not wait for the one before.
+        """
         model.eval()
         predicted: list[Tensor] = []
         confidence: list[Tensor] = []
         density: list[Tensor] = []
         stage_density: list[Tensor] = []
-        energies = _Energies(self.config, arrays)
+        energies = _Energies()
         erasure = _Erasure()
         for positions, images in self.batches(arrays):
             stop.check()
+            regions = object_regions(arrays.frames, positions, self.config.input, self.device)
             with torch.inference_mode():
                 prediction = self.predict(model, images)
                 probability = prediction.logits.float().softmax(1)
             best = probability.max(1)
-            predicted.append(best.indices.cpu())
-            confidence.append(best.values.cpu())
+            predicted.append(best.indices)
+            confidence.append(best.values)
             if prediction.mask is not None:
-                energies.add("mask", prediction.mask, positions)
-                density.append(prediction.mask.float().mean(dim=(1, 2)).cpu())
+                energies.add("mask", prediction.mask, regions)
+                density.append(prediction.mask.float().mean(dim=(1, 2)))
                 if self.config.evaluation.erasure:
                     with torch.inference_mode():
                         erasure.add(lambda erased: self.predict(model, erased), images, prediction.mask)
             for level, mask in enumerate(prediction.stage_masks):
-                energies.add(f"stage{level}", mask, positions)
+                energies.add(f"stage{level}", mask, regions)
             if prediction.stage_masks:
-                stage_density.append(torch.stack([m.float().mean(dim=(1, 2)) for m in prediction.stage_masks], 1).cpu())
-            for name in self.config.evaluation.attributions if energies.has_regions else ():
-                energies.add(name, self._attribute(name, model, images, arrays.y[positions]), positions)
+                stage_density.append(torch.stack([m.float().mean(dim=(1, 2)) for m in prediction.stage_masks], 1))
+            for name in self.config.evaluation.attributions if regions else ():
+                energies.add(name, self._attribute(name, model, images, arrays.y[positions]), regions)
             observer.progress(f"measuring {arrays.name}", int(positions[-1]) + 1, len(arrays.y), {})
-        guess = torch.cat(predicted)
+        guess = torch.cat(predicted).cpu()
         groups, classes = self._counts(guess == arrays.y, arrays)
         return Measurement(
             groups=groups,
             classes=classes,
             predicted=guess,
-            confidence=torch.cat(confidence),
+            confidence=torch.cat(confidence).cpu(),
             epg=energies.values(),
-            mask_density=float(torch.cat(density).mean()) if density else None,
-            stage_density=tuple(torch.cat(stage_density).mean(0).tolist()) if stage_density else (),
+            mask_density=float(torch.cat(density).cpu().mean()) if density else None,
+            stage_density=tuple(torch.cat(stage_density).cpu().mean(0).tolist()) if stage_density else (),
             erasure=erasure.counts(guess, arrays, self.info.num_groups),
         )
 
@@ -255,22 +258,15 @@ _probed: set[tuple[type[BaseMethod[Any]], str, str, bool]] = set()
 class _Energies:
     """EPG of several attribution sources against mask and box regions, batch by batch."""
 
-    def __init__(self, config: RunConfig, arrays: SplitArrays) -> None:
-        self.config = config
-        self.frames = arrays.frames
+    def __init__(self) -> None:
         self._values: dict[tuple[str, str], list[EPGValues]] = {}
 
-    @property
-    def has_regions(self) -> bool:
-        return self.frames.masks is not None or self.frames.boxes is not None
-
-    def add(self, source: str, maps_Bhw: Tensor, positions: Tensor) -> None:
+    def add(self, source: str, maps_Bhw: Tensor, regions: Mapping[str, Tensor]) -> None:
         """Maps of one batch; masks are enlarged by nearest neighbour, attributions as they ask."""
         attribution = ATTRIBUTIONS.get(source)
         resize: Resize = "nearest" if attribution is None else attribution.resize
-        regions = object_regions(self.frames, positions, self.config.input, maps_Bhw.device)
-        for region, inside in regions.items():
-            self._values.setdefault((source, region), []).append(epg(maps_Bhw, inside, resize))
+        for region, inside_BHW in regions.items():
+            self._values.setdefault((source, region), []).append(epg(maps_Bhw, inside_BHW, resize))
 
     def values(self) -> dict[tuple[str, str], EPGValues]:
         """Per image, by (source, region)."""
@@ -290,7 +286,7 @@ class _Erasure:
         others_Bhw = torch.cat([before, mask_Bhw[:-1]])
         self._previous = mask_Bhw[-1:].clone()
         for erased, fill, changed in erasures(images, mask_Bhw, others_Bhw):
-            guess = predict(changed).logits.argmax(1).cpu()
+            guess = predict(changed).logits.argmax(1)
             self._guesses.setdefault((erased, fill), []).append(guess)
 
     def counts(self, whole: Tensor, arrays: SplitArrays, num_groups: int) -> tuple[ErasureCounts, ...]:
@@ -298,7 +294,7 @@ class _Erasure:
         groups = arrays.groups_or_classes()
         found = []
         for (erased, fill), batches in self._guesses.items():
-            guess = torch.cat(batches)
+            guess = torch.cat(batches).cpu()
             part = slice(1 if erased == "outside_control" else 0, None)  # the first sample had its own mask
             found.append(
                 count_erasure(erased, fill, guess[part], whole[part], arrays.y[part], groups[part], num_groups)
