@@ -10,6 +10,9 @@ The same model takes the same optimizer steps on batches from three sources, in 
     python benchmarks/input_path.py                  ResNet-18 at 224 px, about two minutes on 2 CPU cores
     python benchmarks/input_path.py --json           one document with `ratio_to_upper_bound`
 
+The share of the time in which the loop waited for its next batch is printed beside. On an accelerator that is time of
+the host, which runs ahead of the device.
+
 Ratios are taken pair by pair within a repeat and their median is quoted, so a machine whose speed drifts does not
 matter much; single images/s do.
 """
@@ -63,13 +66,19 @@ def main() -> None:
             sources["resident"] = lambda: cached(folder, Path(name) / "cache", options, device, resident=True)
         opened = {source: make() for source, make in sources.items()}
         rates: dict[str, list[float]] = {source: [] for source in sources}
+        waits: dict[str, list[float]] = {source: [] for source in sources}
         for repeat in range(options.repeats + 1):
             for source, batches in opened.items():
-                rate = images_per_second(step, batches, options.steps, device)
+                rate, wait = rate_and_wait(step, batches, options.steps, device)
                 if repeat > 0:  # the first one warms up
                     rates[source].append(rate)
-                print(f"repeat {repeat}/{options.repeats} {source}: {rate:.1f} images/s", file=sys.stderr, flush=True)
-        report(rates, options, device)
+                    waits[source].append(wait)
+                print(
+                    f"repeat {repeat}/{options.repeats} {source}: {rate:.1f} images/s, waiting {wait:.1%}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        report(rates, waits, options, device)
 
 
 def parse() -> argparse.Namespace:
@@ -200,20 +209,26 @@ def synthetic(options: argparse.Namespace, device: torch.device) -> Batches:
         yield images, y
 
 
-def images_per_second(
+def rate_and_wait(
     step: Callable[[Tensor, Tensor], None], batches: Batches, steps: int, device: torch.device
-) -> float:
-    """Rate of fetching and training, waiting for the device at both ends only."""
+) -> tuple[float, float]:
+    """Images/s of fetching and training, waiting for the device at both ends only; and the share spent in fetching."""
     synchronize(device)
-    started, count = time.perf_counter(), 0
-    for images, y in itertools.islice(batches, steps):
+    started, count, fetching = time.perf_counter(), 0, 0.0
+    for _ in range(steps):
+        asked = time.perf_counter()
+        images, y = next(batches)
+        fetching += time.perf_counter() - asked
         step(images, y)
         count += len(y)
     synchronize(device)
-    return count / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return count / seconds, fetching / seconds
 
 
-def report(rates: dict[str, list[float]], options: argparse.Namespace, device: torch.device) -> None:
+def report(
+    rates: dict[str, list[float]], waits: dict[str, list[float]], options: argparse.Namespace, device: torch.device
+) -> None:
     """Medians, and ratios taken within each repeat."""
 
     def ratio(above: str, below: str) -> dict[str, float]:
@@ -228,6 +243,7 @@ def report(rates: dict[str, list[float]], options: argparse.Namespace, device: t
         "ratio_to_plain_loader_range": [peer["min"], peer["max"]],
         "images_per_second": {source: statistics.median(values) for source, values in rates.items()},
         "all_images_per_second": rates,
+        "share_of_time_waiting": {source: statistics.median(values) for source, values in waits.items()},
         "settings": vars(options),
         "device": device_name(device),
         "cores": os.cpu_count(),
@@ -242,7 +258,10 @@ def report(rates: dict[str, list[float]], options: argparse.Namespace, device: t
         print(json.dumps(document, indent=1))
         return
     for source, values in rates.items():
-        print(f"{source:10} {statistics.median(values):8.1f} images/s  (median of {len(values)})")
+        print(
+            f"{source:10} {statistics.median(values):8.1f} images/s  (median of {len(values)}), "
+            f"waiting for {statistics.median(waits[source]):.1%} of the time"
+        )
     print(f"cache / synthetic  {bound['median']:.3f}  [{bound['min']:.3f}, {bound['max']:.3f}]")
     print(f"cache / loader     {peer['median']:.3f}  [{peer['min']:.3f}, {peer['max']:.3f}]")
 
