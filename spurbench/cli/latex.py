@@ -1,6 +1,9 @@
 """Tables for papers: LaTeX with booktabs."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
+
+from spurbench.report.page_data import clip
 
 __all__ = ["escaped", "latex_table"]
 
@@ -12,9 +15,14 @@ _SPECIAL = {
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is; line breaks and other control characters become spaces."""
-    plain = "".join(_SPECIAL.get(letter, letter) if letter.isprintable() else " " for letter in text)
-    return f"{{{plain}}}" if plain.startswith("[") else plain  # after a line's end [ would be read as a length
+    """Text that LaTeX prints, quotation marks and rows of hyphens in its own way.
+
+    Line breaks and other control characters become spaces, and very long text is cut: no table could be scaled to it.
+    """
+    letters = clip(unicodedata.normalize("NFC", text))  # pdflatex knows ü as one letter alone
+    plain = "".join(_SPECIAL.get(letter, letter) if letter.isprintable() else " " for letter in letters)
+    # After a line's end LaTeX would take [ for a length, and * for a part of the command, be there spaces or not.
+    return f"{{{plain}}}" if plain.lstrip().startswith(("[", "*")) else plain
 
 
 def latex_table(header: Sequence[str], blocks: Mapping[str, Sequence[Sequence[str]]], notes: Sequence[str]) -> str:

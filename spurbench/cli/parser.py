@@ -234,7 +234,7 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument("--select", choices=_RULES, help="rule whose weights are used (default: the run's first)")
     parser.add_argument(
         "--attribution", choices=_ATTRIBUTIONS,
-        help="also draw this map of the predicted class (default: gradcam for runs without a mask of their own)",
+        help="map of the predicted class, drawn below the run's own mask (default: gradcam, where it works)",
     )  # fmt: skip
     _plugin(parser)
     _where(parser)
@@ -301,6 +301,10 @@ def _report(commands) -> None:  # type: ignore[no-untyped-def]
     )  # fmt: skip
     parser.add_argument("results", nargs="*", help="result folders or Parquet tables (default: --results)")
     parser.add_argument("-o", "--output", default="report.html", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--intervals", default="seeds", choices=("seeds", "images"),
+        help="what the 95 %% interval is over: seeds, or seeds and test images (needs the runs' folders)",
+    )  # fmt: skip
     parser.add_argument(
         "--gallery", type=_count, default=4, metavar="N",
         help="pictures of masks on failures of the worst group, one per setting whose weights are there, 0 for none "

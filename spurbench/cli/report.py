@@ -35,7 +35,7 @@ def _execute(options: argparse.Namespace) -> int:
     sources = folders_of(options)
     folded = folded_of(sources, "the report")
     progress("folding", 0, 1)
-    tables = tables_of(folded)
+    tables = tables_of(folded, options.intervals, [source for source in sources if source.is_dir()])
     if not tables:
         raise DataMissing(
             f"there are no finished runs below {', '.join(map(str, sources))}; make one with spurbench run, "

@@ -47,13 +47,14 @@ def failure_sheet(
         sheet = Path(scratch) / "sheet.png"
         draw([explained], sheet)
         png = base64.b64encode(sheet.read_bytes()).decode()
-    maps = " and ".join(explained.items[0].maps)
+    maps, stages = " and ".join(explained.items[0].maps), len(explained.items[0].stages)
+    each = f"; the same for the mask of each of its {stages} stages, the deepest first" if stages > 1 else ""
     predicted = ", ".join(item.predicted for item in explained.items)
     title = f"{clip(explained.label)} on {clip(explained.dataset)}: failures in {clip(row['worst_group'])}"
     alt = (
         f"{len(explained.items)} test images of the group {clip(row['worst_group'])} that {clip(explained.label)} "
         f"gets wrong, the most confident first. Rows from the top: the image; its object, where it is known; the image "
-        f"with all outside the {clip(maps)} darkened. Predicted: {clip(predicted)}."
+        f"with all outside the {clip(maps)} darkened{each}. Predicted: {clip(predicted)}."
     )
     return {"title": title, "alt": alt, "png": f"data:image/png;base64,{png}"}
 

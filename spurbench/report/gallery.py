@@ -96,9 +96,10 @@ def explain(
 ) -> ExplainedRun:
     """``count`` test images, taken in turn from every group, with what a finished run looks at.
 
-    That is the method's own mask, and ``attribution`` of the predicted class if one is named or there is no mask.
+    That is the method's own mask, and an attribution of the predicted class.
 
     Args:
+        attribution: None is GradCAM where it works; a run that has a mask does without otherwise.
         images: positions in the test split of the images to show instead.
 
     Raises:
@@ -125,19 +126,17 @@ def explain(
     maps: dict[str, Tensor] = {}
     if prediction.mask is not None:
         maps["mask"] = _resize(prediction.mask, size, "nearest")
-    elif attribution is None:
-        attribution = "gradcam"
-    if attribution is not None:
-        chosen = ATTRIBUTIONS[attribution]
-        try:
-            seen = chosen.maps(
-                model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, batch, None
-            )  # fmt: skip
-        except (ValueError, RuntimeError) as error:
+    name = attribution or "gradcam"
+    chosen = ATTRIBUTIONS[name]
+    try:
+        seen = chosen.maps(model, method.cam_layer(model), lambda x: method.evaluate(model, x).logits, batch, None)
+    except (ValueError, RuntimeError) as error:
+        if attribution is not None or not maps:
             raise ConfigError(
-                f"attribution {attribution} does not work with run {folder.name}: {error}; choose another --attribution"
+                f"attribution {name} does not work with run {folder.name}: {error}; choose another --attribution"
             ) from error
-        maps[attribution] = _resize(seen / seen.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9), size, chosen.resize)
+    else:
+        maps[name] = _resize(seen / seen.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9), size, chosen.resize)
     zeros, ones = (0.0,) * 3, (1 / 255,) * 3
     pixels = (evaluation_images(frames.images[index], config.input, zeros, ones)).permute(0, 2, 3, 1).round().byte()
     regions = None if frames.masks is None else evaluation_masks(frames.masks[index], config.input)
@@ -160,7 +159,8 @@ def explain(
 def draw(runs: Sequence[ExplainedRun], path: Path) -> None:
     """Write a PNG: the images, their objects, then a row per run and map with everything outside it darkened.
 
-    Wrong predictions are framed red.
+    Below a mask that several stages were merged into stands one row for each of them, the deepest first. Wrong
+    predictions are framed red.
 
     Raises:
         ConfigError: runs of different data, which share no images.
@@ -183,6 +183,10 @@ def draw(runs: Sequence[ExplainedRun], path: Path) -> None:
                 for item in run.items
             ]
             rows.append((f"{run.label}\n{source}", seen))
+            stages = range(len(run.items[0].stages) if source == "mask" else 0)
+            for stage in stages if len(stages) > 1 else ():
+                shaded = [(_shade(item.pixels, item.stages[stage]), "", True) for item in run.items]
+                rows.append((f"{run.label}\nmask of stage {stage}", shaded))
     label_width = 110
     sheet = Image.new("RGB", (label_width + len(first) * (_TILE + 4), len(rows) * (_TILE + _LINE + 4)), "white")
     pen = ImageDraw.Draw(sheet)

@@ -79,7 +79,13 @@
 
   const cut = (text, most = 44) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   // plotly reads a few HTML tags and entities in labels: what data says is shown as it is.
-  const literal = (text) => cut(String(text)).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const literal = (text) => escape(cut(String(text)));
+  // Labels beside an axis: of those that are too long both ends stay, for names often differ in their last words.
+  const LETTER = 6.5; // pixels, about
+  let room = 950; // width of plots, pixels
+  const beside = (text, most) => escape(text.length > most
+    ? `${text.slice(0, Math.ceil(0.64 * most) - 1)}…${text.slice(-Math.floor(0.36 * most))}` : text);
   const percent = (value, digits = 1) => (value === null || value === undefined ? "-" : (100 * value).toFixed(digits));
   const spread = ([mean, sd]) => percent(mean) + (sd === null ? "" : ` ± ${percent(sd)}`);
   const times100 = (value) => (value === null || value === undefined ? null : 100 * value);
@@ -178,11 +184,13 @@
         if (reason(line)) row.title = `not ranked: ${reason(line)}`;
         return element("tr", row, ...line.cells.map((text, i) => {
           const kind = data.columns[i].kind;
-          const mark = i === 0 && reason(line) ? " (not ranked)" : "";
-          const properties = i === 0 ? { scope: "row", text: text + mark } : { class: kind, text };
+          const mark = reason(line) ? " (not ranked)" : "";
+          if (i === 0) return element("th", { scope: "row" }, element("span", { text: text + mark }));
+          const properties = { class: kind, text };
           if (kind === "text" && text.length > 30) properties.title = text;
+          if (data.columns[i].title === "WGA 95 %" && line.doubt) properties.title = line.doubt;
           if (alike[data.columns[i].title]) properties.hidden = "";
-          return element(i === 0 ? "th" : "td", properties);
+          return element("td", properties);
         }));
       }),
     );
@@ -213,20 +221,23 @@
   const plots = [
     {
       id: "pareto", title: "What it costs", options: ["pareto", (key) => TITLES[key]],
-      about: "Against multiply-adds per image beyond the plain backbone. On the line: no cheaper setting is better. " +
-        "Circles: EPG is of the method's own mask; diamonds: of an attribution; crosses: not ranked. Whiskers: of WGA " +
-        "its 95 % interval over seeds, of EPG one s.d.",
+      about: "Against multiply-adds per image beyond the plain backbone. On the line: no cheaper setting is better; " +
+        "names that would cover each other are in the numbers below. Circles: EPG is of the method's own mask; diamonds: " +
+        "of an attribution; crosses: not ranked. Whiskers: of WGA its 95 % interval, of EPG one s.d.",
+      none: "no setting in the table has its cost and this number measured.",
       make: pareto,
     },
     {
       id: "groups", title: "Accuracy per group",
       about: `Test accuracy of each group, percent: means over seeds, whiskers one s.d. The first ${MOST_BARS} settings ` +
         `of the table, in its order. More than ${MOST_COLOURS} groups become a map, and of more than ${MOST_GROUPS} the worst are shown.`,
+      none: "no setting in the table has its results by group here.",
       make: groups,
     },
     {
       id: "heat", title: "Target density τ and stages", options: ["heat", (key) => HEAT[key]],
       about: "Settings that differ in nothing but τ and the number of stages share a map; percent, mean over seeds.",
+      none: "it takes settings in the table that differ in nothing but τ and the number of stages.",
       make: heat,
     },
     {
@@ -234,18 +245,21 @@
       about: "Active fraction of each stage's mask on validation images, percent (stage 0 is the deepest): thick lines " +
         `are means over seeds, thin lines are seeds. The first ${MOST_CURVES} settings of the table with masks; of the ` +
         "first one alone where groups are shown.",
+      none: "it takes methods with a mask, and folders of runs; a Parquet table has no epochs.",
       make: density,
     },
     {
       id: "curves", title: "Training curves", options: ["curve", (key) => CURVES[key]],
       about: "Thick lines are means over seeds, thin lines are seeds; phases follow each other. The first " +
         `${MOST_CURVES} settings of the table.`,
+      none: "it takes folders of runs; a Parquet table has no epochs.",
       make: curves,
     },
     {
       id: "erasure", title: "Do masks tell the truth?",
       about: "Percent of predictions that stay when a part of the image becomes the mean colour. Of a mask that shows " +
         "what decides, erasing the outside changes nothing, and erasing the inside or outside another image's mask does.",
+      none: "it takes methods with a mask that was tested by erasure.",
       make: erasure,
     },
   ];
@@ -254,6 +268,7 @@
     const metric = state.pareto;
     const there = lines.filter((line) => setting(line).overhead !== null && line.values[metric][0] !== null);
     const blocks = [...new Set(there.map((line) => `${setting(line).data}\n${setting(line).net}`))];
+    const free = places(there.map((line) => [setting(line).overhead, 100 * line.values[metric][0]]));
     const traces = blocks.flatMap((block, i) => {
       const mine = there.filter((line) => `${setting(line).data}\n${setting(line).net}` === block);
       const [front, edge] = frontier(mine.filter((line) => !reason(line)), metric);
@@ -274,7 +289,7 @@
             color: colour(i), size: 9,
             symbol: mine.map((line) => (reason(line) ? "x" : setting(line).source === "mask" ? "circle" : "diamond-open")),
           },
-          text: mine.map((line) => (front.includes(line) ? literal(name(line, there)) : "")),
+          text: mine.map((line) => (front.includes(line) && free(line, metric) ? beside(setting(line).name, 26) : "")),
           textposition: "bottom right", cliponaxis: false, hoverinfo: "text",
           hovertext: mine.map((line) =>
             `${literal(name(line, there))}<br>${TITLES[metric]} ${spread(line.values[metric])}${interval(line, metric)}` +
@@ -302,6 +317,19 @@
     };
   }
 
+  // Tells whether a label beside a point would cover none that was asked for before, on a plot of these points.
+  function places(points) {
+    const spread = (k) => Math.max(...points.map((p) => p[k])) - Math.min(...points.map((p) => p[k])) || 1;
+    const [perX, perY] = [(room - 120) / (1.1 * spread(0)), 280 / (1.1 * spread(1))]; // pixels
+    const taken = [];
+    return (line, metric) => {
+      const [x, y] = [setting(line).overhead * perX, 100 * line.values[metric][0] * perY];
+      const clear = taken.every((other) => Math.abs(x - other.x) > 26 * LETTER || Math.abs(y - other.y) > 14);
+      if (clear) taken.push({ x, y });
+      return clear;
+    };
+  }
+
   // How far the mean may be off, in points: by its interval (end 0 or 1), else by the s.d.
   function whisker(line, metric, end) {
     if (metric === "worst_group_accuracy") {
@@ -325,6 +353,8 @@
     return [front, edge];
   }
 
+  const longest = () => Math.max(12, Math.min(44, Math.floor((0.4 * room) / LETTER))); // letters of a label
+
   // Horizontal bars, the first line on top; one trace per part.
   function bars(lines, parts, pair) {
     const y = lines.map((_, i) => i);
@@ -340,7 +370,7 @@
     const layout = {
       height: 110 + lines.length * (10 + 9 * parts.length), barmode: "group", bargap: 0.25,
       xaxis: { title: { text: "percent" }, range: [0, 102] },
-      yaxis: { tickvals: y, ticktext: lines.map((line) => literal(name(line, lines))), autorange: "reversed", zeroline: false },
+      yaxis: { tickvals: y, ticktext: lines.map((line) => beside(name(line, lines), longest())), autorange: "reversed", zeroline: false },
       legend: { orientation: "h", y: 1, yanchor: "bottom", traceorder: "normal" },
     };
     const compact = Math.max(620, 110 + lines.length * 14);
@@ -399,21 +429,35 @@
       .map((family) => (perStage ? byStage(family) : byNumber(family))), HEAT[state.heat]);
   }
 
-  // Heat maps side by side on one scale: {title, rows, columns, cells}, in percent.
+  // Heat maps on one scale, as many side by side as can be read: {title, rows, columns, cells}, in percent.
   function maps(drawn, what) {
     const all = drawn.flatMap((map) => map.cells.flat()).filter((value) => value !== null);
     const low = Math.min(...all), high = Math.max(...all, low + 1);
-    const traces = [], annotations = [], layout = { height: 110 };
+    const traces = [], annotations = [], layout = {};
     const numbers = [["map", "row", "column", what]];
-    const gap = 0.14, width = (1 - gap * (Math.max(1, drawn.length) - 1)) / Math.max(1, drawn.length);
     const write = (value) => (value === null ? "" : value.toFixed(1));
+    const letters = Math.min(drawn.length > 1 ? 24 : 44, longest());
+    const label = (text) => beside(String(text), letters);
+    const most = (count) => Math.max(1, ...drawn.map(count));
+    // In pixels; behind the first column of maps stand labels and the colours' scale as well.
+    const gap = 30 + LETTER * Math.min(letters, most((map) => Math.max(...map.rows.map((row) => row.length))));
+    const inside = Math.max(120, room - 120 - gap), least = Math.max(180, 46 * most((map) => map.columns.length));
+    const across = Math.max(1, Math.min(drawn.length, Math.floor((inside + gap) / (least + gap))));
+    const width = (inside - gap * (across - 1)) / across;
+    const lines = Array.from({ length: Math.ceil(drawn.length / across) }, (_, r) => drawn.slice(r * across, (r + 1) * across));
+    const heights = lines.map((line) => Math.max(...line.map(({ rows }) => Math.max(40, (rows.length > 12 ? 20 : 34) * rows.length))));
+    const tops = heights.map((_, r) => heights.slice(0, r).reduce((sum, height) => sum + height + 90, 0));
+    const whole = lines.length ? tops[tops.length - 1] + heights[heights.length - 1] : 1;
+    layout.height = 150 + whole;
     drawn.forEach((map, i) => {
       const suffix = i ? String(i + 1) : "";
-      const left = i * (width + gap);
+      const left = ((i % across) * (width + gap)) / inside, r = Math.floor(i / across);
+      const right = Math.min(1, left + width / inside), top = 1 - tops[r] / whole;
+      const height = heights[r] / whole;
       traces.push({
         type: "heatmap", z: map.cells, x: map.columns.map((_, k) => k), y: map.rows.map((_, k) => k),
         xaxis: `x${suffix}`, yaxis: `y${suffix}`, zmin: low, zmax: high, colorscale: "Cividis", showscale: i === 0,
-        colorbar: { title: { text: "percent" } }, hoverinfo: "text", xgap: 2, ygap: 2, hoverongaps: false,
+        colorbar: { title: { text: "percent" }, thickness: 15 }, hoverinfo: "text", xgap: 2, ygap: 2, hoverongaps: false,
         hovertext: map.cells.map((row, r) => row.map((value, c) =>
           `${literal(map.title)}<br>${literal(map.rows[r])}, ${literal(map.columns[c])}: ${write(value) || "-"}`)),
       });
@@ -425,18 +469,17 @@
       });
       numbers.push(...known.map(({ value, r, c }) => [map.title, map.rows[r], map.columns[c], write(value)]));
       annotations.push({
-        text: literal(map.title), showarrow: false, xref: "paper", yref: "paper", x: left + width / 2, y: 1,
-        xanchor: "center", yanchor: "bottom",
+        text: beside(map.title, Math.floor((width + gap / 2) / LETTER)), showarrow: false, xref: "paper", yref: "paper",
+        x: (left + right) / 2, y: top, xanchor: "center", yanchor: "bottom",
       });
       layout[`xaxis${suffix}`] = {
-        domain: [left, left + width], anchor: `y${suffix}`, tickvals: map.columns.map((_, k) => k),
+        domain: [left, right], anchor: `y${suffix}`, tickvals: map.columns.map((_, k) => k),
         ticktext: map.columns.map(literal), showgrid: false, zeroline: false,
       };
       layout[`yaxis${suffix}`] = {
-        anchor: `x${suffix}`, tickvals: map.rows.map((_, k) => k), ticktext: map.rows.map(literal),
-        showgrid: false, zeroline: false,
+        domain: [Math.max(0, top - height), top], anchor: `x${suffix}`, tickvals: map.rows.map((_, k) => k),
+        ticktext: map.rows.map(label), showgrid: false, zeroline: false,
       };
-      layout.height = Math.max(layout.height, 150 + (map.rows.length > 12 ? 20 : 34) * map.rows.length);
     });
     return { traces, layout: { ...layout, annotations }, numbers, empty: !all.length };
   }
@@ -502,6 +545,10 @@
       });
     });
     const layout = { height: 420, xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: unit } } };
+    if (room < 700) { // names below the plot instead of beside it
+      layout.legend = { orientation: "h", y: -0.3, yanchor: "top" };
+      layout.height += 20 * drawn.length;
+    }
     return { traces, layout, numbers, empty: numbers.length === 1 };
   }
 
@@ -565,16 +612,17 @@
         element("figcaption", { text: plot.about }),
         element("div", { class: "plot", id: `plot-${plot.id}`, role: "img" }),
         element("p", { class: "note" }),
-        element("p", { class: "none", text: "Nothing here to draw for the settings in the table." }),
+        element("p", { class: "none", text: `Nothing to draw: ${plot.none}` }),
         element("details", {}, element("summary", { text: `Numbers of this plot: ${plot.title}` }),
-          element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Numbers: ${plot.title}` },
-            element("table"))),
+          element("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": heading.id },
+            element("table", { "aria-label": `Numbers: ${plot.title}` }))),
       );
       byId("plots").append(element("section", { "aria-labelledby": heading.id }, heading, figure));
     }
   }
 
   function draw(lines, printing) {
+    room = printing ? 950 : byId("plots").clientWidth; // A4
     const look = { color: css("--ink"), gridcolor: css("--line"), linecolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
     for (const plot of plots) {
       const { traces, layout, numbers, compact, empty, note } = plot.make(lines);
@@ -595,7 +643,7 @@
         margin: { l: 60, r: 20, t: 40, b: 50 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--faint"), activecolor: css("--accent") },
         font: { color: css("--ink"), family: 'system-ui, "DejaVu Sans", sans-serif', size: 12 }, hovermode: "closest",
-        ...layout, ...(printing ? { width: 950, height: Math.min(layout.height, compact || Infinity) } : {}), // A4
+        ...layout, ...(printing ? { width: room, height: Math.min(layout.height, compact || Infinity) } : {}),
       };
       const buttons = [["toImage", "zoom2d", "resetScale2d"]];
       Plotly.react(target, traces, all, {
@@ -614,7 +662,9 @@
     const none = "No pictures here: they need the weights of a run, in a folder of results on the machine that made this page.";
     if (!data.galleries.length) byId("galleries").append(element("p", { text: none }));
     for (const { title, alt, png } of data.galleries) {
-      byId("galleries").append(element("figure", {}, element("img", { src: png, alt }), element("figcaption", { text: title })));
+      const whole = { class: "scroll", role: "region", tabindex: "0", "aria-label": title }; // captions stay legible
+      byId("galleries").append(element("figure", {}, element("div", whole, element("img", { src: png, alt })),
+        element("figcaption", { text: title })));
     }
   }
 
@@ -642,6 +692,7 @@
   function start() {
     byId("summary").textContent = `${data.runs} runs of ${measured.length} settings` +
       (data.problems.length ? `; ${data.problems.length} notes below the table` : "");
+    byId("intervals").textContent = data.intervals.join(" ");
     byId("problems").hidden = !data.problems.length;
     byId("problems").querySelector("ul").replaceChildren(...data.problems.map((text) => element("li", { text })));
     byId("published").hidden = !data.published.length;
@@ -663,6 +714,15 @@
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
     byId("theme").addEventListener("click", () => change({ theme: dark() ? "light" : "dark" }));
     system.addEventListener("change", () => show());
+    let width = innerWidth;
+    addEventListener("resize", () => { // labels are as long as there is room; on telephones heights change all the time
+      if (innerWidth !== width) show();
+      width = innerWidth;
+    });
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the address holds the view
+      document.querySelector("[aria-labelledby=board-title] .scroll").focus();
+    });
     addEventListener("hashchange", () => { state = read(); show(); });
     const lists = ["apart-lines", "problems"].map(byId);
     addEventListener("beforeprint", () => {

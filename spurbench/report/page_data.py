@@ -17,10 +17,12 @@ _PLOTTED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg", "m
 _ERASED = ("outside", "inside", "outside_control")
 _LONGEST = 120
 """Characters of one string from data that the page carries."""
+_DOUBTS = 3
+"""Of what is wrong with intervals so many are named, the others counted."""
 _COLUMNS = (
     ("method", "text", "short name; options are added where two settings share it"),
     ("WGA", "number", "accuracy of the worst group, percent: mean ± s.d. over seeds"),
-    ("WGA 95 %", "number", "interval of the mean WGA over seeds (Student's t), for these test images, percent"),
+    ("WGA 95 %", "number", "95 % interval of the mean WGA, percent; over what is said below the table"),
     ("accuracy", "number", "share of all test images that are right, percent: mean ± s.d. over seeds"),
     ("EPG", "number", "Energy Pointing Game: percent of the map on the object; behind it the map's source"),
     ("seeds", "number", "runs in the mean"),
@@ -92,7 +94,25 @@ def page_data(
         "published": [{"setting": len(described) + place, **line} for place, (_, line) in enumerate(beside)],
         "published_elsewhere": elsewhere,
         "runs": sum(setting["runs"] for setting in described),
+        "intervals": _intervals([line for table in tables.values() for line in table]),
     }
+
+
+def _intervals(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the intervals are over and what is wrong with some, in sentences."""
+    told = [line for line in lines if line["worst_group_accuracy_low"] is not None]
+    over = {line["interval_over"] for line in told}
+    if not told:
+        kind = "none, as no setting here has several seeds that differ."
+    elif over == {"seeds"}:
+        kind = "Student's t over seeds, for these test images."
+    else:
+        but = "; in rows whose question mark says so, seeds alone (Student's t)" if "seeds" in over else ""
+        kind = f"seeds and test images are both samples, by bootstrap{but}."
+    doubts = list(dict.fromkeys(line["interval_note"] for line in told if line["interval_note"]))
+    more = [f"and {len(doubts) - _DOUBTS} more"] if len(doubts) > _DOUBTS else []
+    marks = "; ".join([*map(clip, doubts[:_DOUBTS]), *more])
+    return [f"WGA 95 %: {kind}", *([f"Question marks: {marks}."] if marks else [])]
 
 
 def clip(value: Any) -> str:
@@ -166,10 +186,11 @@ def _line(
     """One table line: texts of the cells, what they sort by, and the numbers of the plots."""
     erased = [(entry[f"erasure_{part}_mean"], entry[f"erasure_{part}_sd"]) for part in _ERASED]
     ends = [entry[f"worst_group_accuracy_{end}"] for end in ("low", "high")]
+    doubt = None if ends[0] is None or not entry["interval_note"] else clip(entry["interval_note"])
     cells = {
         "method": setting["name"],
         "WGA": _spread(entry, "worst_group_accuracy"),
-        "WGA 95 %": "-" if ends[0] is None else f"[{_percent(ends[0])}, {_percent(ends[1])}]",
+        "WGA 95 %": "-" if ends[0] is None else f"[{_percent(ends[0])}, {_percent(ends[1])}]{'?' if doubt else ''}",
         "accuracy": _spread(entry, "accuracy"),
         "EPG": f"{_spread(entry, 'epg')} {clip(entry['epg_source'] or '')}".strip(),
         "seeds": str(entry["n_seeds"]),
@@ -212,6 +233,7 @@ def _line(
         "keys": [short(keys.get(title)) for title in _TITLES],
         "values": {name: _pair((entry[f"{name}_mean"], entry[f"{name}_sd"])) for name in _PLOTTED},
         "interval": _pair(ends),
+        "doubt": doubt,
         "groups": {
             "set": sets.setdefault(kind, len(sets)),
             "accuracy": [[short(value, 4) for value in group["accuracy"]] for group in groups],

@@ -1,10 +1,11 @@
 """The leaderboard's lines under every rule, with what only the page shows: which are not ranked, groups, stages."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from spurbench.fold import Folded
-from spurbench.intervals import with_intervals
+from spurbench.intervals import Over, with_intervals
 from spurbench.leaderboard import NEEDED, best_draws, lines_of
 from spurbench.metrics.stats import mean_sd
 from spurbench.ranking import rankable
@@ -18,17 +19,20 @@ _RULES = ("val_wga", "val_worst_class", "val_accuracy", "last", "oracle_test_wga
 _COLUMNS = (*NEEDED, "stage_masks", "num_stages", "tau")
 
 
-def tables_of(folded: Folded) -> dict[str, Table]:
-    """By rule, every setting as the leaderboard has it, with 95 % intervals over seeds.
+def tables_of(folded: Folded, over: Over = "seeds", folders: Sequence[Path] = ()) -> dict[str, Table]:
+    """By rule, every setting as the leaderboard has it, with 95 % intervals.
 
     Added to its lines: ``apart``, why it is not ranked with the others, or None; ``best``, None for a draw that
     validation did not choose, else ``draws`` that it was chosen from and the same ``apart`` among chosen ones;
     ``by_group``, ``stages``, ``num_stages``, ``tau`` and ``config_json``.
+
+    Args:
+        over: what the intervals are over, and ``folders`` where predictions lie, as ``with_intervals`` takes them.
     """
     tables = {}
     for rule in sorted(folded.rules, key=lambda rule: (_RULES.index(rule) if rule in _RULES else len(_RULES), rule)):
         rows = list(folded.rows(rule, columns=_COLUMNS))
-        if table := _judged(with_intervals(lines_of(rows)), rule):
+        if table := _judged(with_intervals(lines_of(rows), over, folders), rule):
             rows_of = {row["run_id"]: row for row in rows}
             tables[rule] = [line | _details([rows_of[run] for run in line["run_ids"]]) for line in table]
     return tables

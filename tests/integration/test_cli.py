@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from PIL import Image
 
+from spurbench.attribution.registry import ATTRIBUTIONS, Attribution
 from spurbench.cli import main
 from spurbench.config import AttributionName
 
@@ -93,7 +94,9 @@ def test_debug_shows_the_cause(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_run_prints_one_document_and_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_one_document_and_is_not_repeated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("run", "--method", "aim[2,35%]", "--dataset", "minibirds100", "--epochs", "1", "--json", "--seed", "3")
     code, out, err = call(capsys, *arguments)
     assert code == 0, err
@@ -138,12 +141,26 @@ def test_run_prints_one_document_and_is_not_repeated(capsys: pytest.CaptureFixtu
     code, out, _ = call(capsys, "explain", "-o", "masks.png", "--count", "4")
     assert code == 0
     assert Path("masks.png").read_bytes().startswith(b"\x89PNG")
-    for name in get_args(AttributionName):  # one more row of the same sheet
+    with Image.open("masks.png") as sheet:
+        assert sheet.height == 6 * 148  # input, object, mask, those of two stages, GradCAM
+    for name in get_args(AttributionName):  # in GradCAM's place
         code, out, err = call(capsys, "explain", "-o", "more.png", "--count", "4", "--attribution", name)
         assert code == 0, err
         with Image.open("masks.png") as sheet, Image.open("more.png") as more:
             assert more.width == sheet.width
-            assert more.height == sheet.height * 4 / 3
+            assert more.height == sheet.height
+
+    def refuse(*_: object) -> None:
+        raise ValueError("no such layer")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(ATTRIBUTIONS, "gradcam", Attribution(refuse, "bilinear"))  # type: ignore[arg-type]
+        assert call(capsys, "explain", "-o", "less.png", "--count", "4")[0] == 0  # the mask says enough
+        code, _, err = call(capsys, "explain", document["run_id"], "-o", "no.png", "--attribution", "gradcam")
+    assert code == 2
+    assert "no such layer; choose another --attribution" in err
+    with Image.open("less.png") as sheet:
+        assert sheet.height == 5 * 148
 
     code, out, _ = call(capsys, "run", "--algorithm", "AIM[2,0.35]", *arguments[3:])
     assert json.loads(out)["run_id"] == document["run_id"]

@@ -3,9 +3,13 @@
 Skipped without the packages chromium and plotly; ``$SPURBENCH_REQUIRE_CHROMIUM`` makes that a failure.
 """
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -320,6 +324,7 @@ def test_what_a_screen_reader_needs_is_there(page: Page, report: Path) -> None:
     identifiers = page.run("[...document.querySelectorAll('[id]')].map(element => element.id).filter(id => id)")
     ours = [name for name in identifiers if not name.startswith(("clip", "topdefs", "defs", "legend"))]
     assert len(ours) == len(set(ours))
+    page.run("document.querySelectorAll('details').forEach(list => { list.open = true })")
     tree = page.ask("Accessibility.getFullAXTree")["nodes"]
     unnamed = [
         node
@@ -327,7 +332,7 @@ def test_what_a_screen_reader_needs_is_there(page: Page, report: Path) -> None:
         if not node["ignored"] and node["role"]["value"] in ("button", "combobox", "searchbox", "table", "img")
         and not node.get("name", {}).get("value")
     ]  # fmt: skip
-    assert not [node["role"]["value"] for node in unnamed if node["role"]["value"] != "table"]
+    assert not [node["role"]["value"] for node in unnamed]
 
 
 def test_light_and_dark_follow_the_system_and_the_button(page: Page, report: Path) -> None:
@@ -408,6 +413,183 @@ def test_hostile_names_change_nothing(page: Page, tmp_path: Path) -> None:
     assert width <= 1280, f"the page is {width} px wide"
     assert page.complaints == [], "a script ran or broke"
     assert [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@contextlib.contextmanager
+def width(page: Page, pixels: int, media: str = "") -> Iterator[None]:
+    page.ask("Emulation.setEmulatedMedia", media=media)
+    page.ask("Emulation.setDeviceMetricsOverride", width=pixels, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        yield
+    finally:
+        page.ask("Emulation.setEmulatedMedia", media="")
+        page.ask("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+
+
+def boxes(page: Page, selector: str) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = page.run(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map(element => element.getBoundingClientRect())"
+        ".map(({left, right, top, bottom}) => ({left, right, top, bottom}))"
+    )
+    return found
+
+
+def covered(found: list[dict[str, float]]) -> int:
+    """Pairs of boxes of which one lies on the other."""
+    return sum(
+        a["left"] < b["right"] and b["left"] < a["right"] and a["top"] < b["bottom"] and b["top"] < a["bottom"]
+        for a, b in itertools.combinations(found, 2)
+    )
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six maps of tau and stages, labels that agree but for their last words, and a parameter list as a name."""
+    folder = tmp_path_factory.mktemp("crowded")
+    for dataset in ("minibirds100", "minibirds95", "minibirds50"):
+        for backbone in ("minibirds_resnet", "minibirds_vit"):
+            for stages, tau in ((1, 0.25), (1, 0.5), (2, 0.25), (2, 0.5), (3, 0.25)):
+                write_run(
+                    folder, f"{dataset}{backbone}{stages}{tau}", label=f"AIM[{stages},{tau:.0%}]", stages=stages,
+                    tau=tau, wga=0.9, overhead=0.01 * stages, dataset=dataset, backbone=backbone,
+                    access="train_groups+val_groups",
+                )  # fmt: skip
+    for power in (1, 2):
+        where = {"dataset": "minibirds100", "backbone": "minibirds_vit"}
+        write_run(folder, f"lff{power}", label="LfF", options={"augmentation": 0.125, "power": power}, **where)
+        write_run(folder, f"jtt{power}", label="JTT", options={f"temperature_of_attention{power}": 0.07}, **where)
+    out = folder / "report.html"
+    assert main(["report", str(folder), "-o", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("pixels", [1280, 400])
+def test_nothing_covers_another_and_all_is_in_the_window(page: Page, crowded: Path, pixels: int) -> None:
+    with width(page, pixels):
+        page.open(crowded, "#dataset=*")
+        maps = boxes(page, "#plot-heat .heatmaplayer image")
+        assert (len(maps), covered(maps)) == (6, 0)
+        for labels in (
+            "#plot-heat .annotation-text", "#plot-heat .xtick text", "#plot-heat .ytick text",
+            "#plot-heat .scatterlayer text", "#plot-groups .ytick text", "#plot-pareto .scatterlayer text",
+        ):  # fmt: skip
+            found = boxes(page, labels)
+            assert found, labels
+            assert covered([box for box in found if box["right"] > box["left"]]) == 0, labels
+            assert min(box["left"] for box in found) >= 0, labels
+            assert max(box["right"] for box in found) <= pixels, labels
+        ticks = page.run("[...document.querySelectorAll('#plot-groups .ytick text')].map(tick => tick.textContent)")
+        assert len({tick for tick in ticks if "AIM[1,25%]" in tick}) >= (6 if pixels == 1280 else 2), ticks
+        bars = boxes(page, "#plot-groups .plot .barlayer, #plot-groups .bglayer .bg")
+        assert max(box["right"] - box["left"] for box in bars) > 0.4 * pixels
+        assert page.run("document.documentElement.scrollWidth") <= pixels
+    assert page.complaints == []
+
+
+def test_plots_follow_the_width_of_the_window(page: Page, crowded: Path) -> None:
+    page.open(crowded, "#dataset=*")
+    ticks = "[...document.querySelectorAll('#plot-groups .ytick text')].map(tick => tick.textContent.length)"
+    page.wait(f"Math.max(...{ticks}) > 30")
+    with width(page, 400):
+        page.wait(f"Math.max(...{ticks}) < 25")
+    assert page.complaints == []
+
+
+def test_on_a_telephone_names_leave_room_for_numbers_and_the_choices_scroll_away(page: Page, crowded: Path) -> None:
+    with width(page, 400):
+        page.open(crowded, "#dataset=*&method=JTT")
+        (name, *_) = boxes(page, "#board tbody th")
+        assert name["right"] - name["left"] < 170
+        text = page.run("document.querySelector('#board tbody th').innerText")
+        assert text.replace("\n", "") == "JTT temperature_of_attention1=(absent), temperature_of_attention2=0.07"
+        box = "document.querySelector('#board tbody th span')"
+        assert page.run(f"{box}.scrollWidth <= {box}.clientWidth"), "all of it is there"
+        page.run("document.querySelector('#plots').scrollIntoView()")
+        assert boxes(page, "#controls")[0]["bottom"] < 0
+
+
+def test_the_skip_link_leads_to_the_table_and_keeps_the_view(page: Page, report: Path) -> None:
+    page.open(report, "#rule=last&method=AIM")
+    page.key("Tab", 9)
+    assert page.run("document.activeElement.className") == "skip"
+    page.key("Enter", 13, "\r")
+    assert page.run("document.activeElement.contains(document.querySelector('#board'))")
+    assert page.run("location.hash") == "#rule=last&method=AIM"
+    assert len(names(page)) == 3
+
+
+def test_what_has_the_focus_is_not_behind_the_choices(page: Page, report: Path) -> None:
+    page.open(report)
+    page.run("document.querySelector('#galleries').scrollIntoView()")
+    page.run("document.querySelector('#curve').focus({preventScroll: true})")
+    for _ in range(12):
+        for kind in ("rawKeyDown", "keyUp"):
+            page.ask("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9, modifiers=8)
+        behind = page.run(
+            "(here => document.querySelector('main #controls').contains(here) ? 0 : "
+            "document.querySelector('#controls').getBoundingClientRect().bottom - here.getBoundingClientRect().top)"
+            "(document.activeElement)"
+        )
+        assert behind <= 0, page.run("document.activeElement.outerHTML.slice(0, 200)")
+
+
+def test_an_empty_section_says_what_it_would_take(page: Page, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, f"a{seed}", seed=seed)
+    table = tmp_path / "table.parquet"
+    assert main(["leaderboard", str(tmp_path), "--output", str(table)]) == 0
+    out = tmp_path / "report.html"
+    assert main(["report", str(table), "-o", str(out)]) == 0
+    page.open(out)
+    said = page.run("[...document.querySelectorAll('.none')].filter(p => !p.hidden).map(p => p.textContent)")
+    assert said == [
+        "Nothing to draw: it takes settings in the table that differ in nothing but τ and the number of stages.",
+        "Nothing to draw: it takes methods with a mask, and folders of runs; a Parquet table has no epochs.",
+        "Nothing to draw: it takes folders of runs; a Parquet table has no epochs.",
+        "Nothing to draw: it takes methods with a mask that was tested by erasure.",
+    ]
+
+
+def test_the_page_says_what_its_intervals_are_over(page: Page, report: Path, tmp_path: Path) -> None:
+    page.open(report)
+    assert page.run("document.querySelector('#intervals').textContent") == (
+        "WGA 95 %: Student's t over seeds, for these test images."
+    )
+    out = tmp_path / "images.html"  # without predictions
+    assert main(["report", str(report.parent), "--intervals", "images", "-o", str(out)]) == 0
+    page.open(out)
+    assert page.run("document.querySelector('#intervals').textContent").endswith(
+        "Question marks: not all runs have predictions here: over seeds alone."
+    )
+    marked = [row[0] for row in page.rows() if row[column(page, "WGA 95 %")].endswith("?")]
+    assert marked == ["ERM"], "the others have no spread"
+    marked = "[...document.querySelectorAll('#board td')].find(cell => cell.textContent.endsWith('?')).title"
+    assert page.run(marked) == "not all runs have predictions here: over seeds alone"
+
+
+def test_on_paper_every_page_has_the_columns_names_and_no_cell_is_cut(
+    page: Page, crowded: Path, tmp_path: Path
+) -> None:
+    with width(page, 1032, media="print"):
+        page.open(crowded, "#dataset=*")
+        cut = page.run(
+            "[...document.querySelectorAll('#board td, #board th')].filter(cell => !cell.hidden && "
+            "cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent)"
+        )
+        assert cut == []
+    page.open(crowded, "#dataset=*")
+    if shutil.which("pdftotext") is None:
+        pytest.skip("there is no pdftotext: apt-get install poppler-utils")
+    (tmp_path / "page.pdf").write_bytes(page.pdf())
+    text = subprocess.run(
+        ["pdftotext", "-layout", "page.pdf", "-"], cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    with_rows = [sheet for sheet in text.split("\f") if "train_groups+val" in sheet]
+    assert len(with_rows) > 1
+    assert all("seeds" in sheet and "GMACs" in sheet for sheet in with_rows)
+    for title in ("Accuracy per group", "Target density", "Mask density through training", "Training curves"):
+        (sheet,) = [sheet for sheet in text.split("\f") if title in sheet]
+        assert sheet.rstrip().splitlines()[-1].strip() not in ("", title), "a title is not the last of its page"
 
 
 @pytest.mark.slow

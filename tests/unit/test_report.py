@@ -7,10 +7,12 @@ import random
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -102,6 +104,95 @@ def test_a_setting_has_its_cost_and_the_curves_of_all_seeds(results: Path) -> No
     assert [run["seed"] for run in setting["curves"]] == [0, 1, 2]
     assert setting["curves"][1]["series"]["val_wga"] == pytest.approx([0.905, 0.895, 0.885])
     assert setting["curves"][0]["density"] == [pytest.approx([0.5, 0.4, 0.3])]
+
+
+def predicted_run(results: Path, name: str, share: float, **changes: Any) -> None:
+    """A run of 400 predictions that are its record's; this share of them is right."""
+    group = np.repeat(np.arange(4), 100)
+    right = np.random.default_rng(zlib.crc32(name.encode())).random(400) < share
+    worst = min(float(right[group == number].mean()) for number in range(4))
+    columns = {"n_correct": int(right.sum()), "accuracy": float(right.mean()), "worst_group_accuracy": worst}
+    folder = write_run(results, name, **columns, **changes)
+    zeros = np.zeros(400, dtype=int)
+    table = {"epoch": zeros + 2, "index": np.arange(400), "group": group, "y": zeros, "predicted": 1 - right}
+    pq.write_table(pa.table(table), folder / "predictions.parquet")
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> Path:
+    """Of four seeds, of two, of one, and of two without predictions."""
+    results = tmp_path / "predicted"
+    for label, count in (("ERM", 4), ("DFR", 2), ("LfF", 1)):
+        for seed in range(count):
+            predicted_run(results, f"{label}{seed}", 0.8, label=label, seed=seed)
+    for seed in range(2):
+        write_run(results, f"jtt{seed}", label="JTT", seed=seed, wga=0.5 + 0.1 * seed)
+    return results
+
+
+def written(path: Path) -> dict[str, Any]:
+    """The document of a page."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_intervals_over_images_are_those_of_the_leaderboard_and_the_page_says_what_they_are(
+    predicted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+    out = predicted / "report.html"
+    ends = {}
+    for over in ("seeds", "images"):
+        assert main(["report", str(predicted), "-o", str(out), "--intervals", over]) == 0
+        capsys.readouterr()
+        assert main(["leaderboard", str(predicted), "--intervals", over, "--format", "markdown"]) == 0
+        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        data = written(out)
+        ends[over] = {name: cell(data, line(data, name), "WGA 95 %") for name in ("ERM", "DFR", "LfF", "JTT")}
+        for name, text in ends[over].items():
+            (row,) = [row for row in printed if row.startswith(f"| {name} ")]
+            assert f" {text} " in row
+        marked = {name for name, text in ends[over].items() if text.endswith("?")}
+        assert marked == (set() if over == "seeds" else {"DFR", "JTT"})
+        assert data["intervals"] == (
+            ["WGA 95 %: Student's t over seeds, for these test images."]
+            if over == "seeds"
+            else [
+                "WGA 95 %: seeds and test images are both samples, by bootstrap; in rows whose question mark says so, "
+                "seeds alone (Student's t).",
+                "Question marks: too narrow below 4 seeds; not all runs have predictions here: over seeds alone.",
+            ]
+        )
+    assert ends["seeds"]["ERM"] != ends["images"]["ERM"]
+    assert ends["seeds"]["LfF"] == ends["images"]["LfF"] == "-"
+    assert line(data, "DFR")["doubt"] == "too narrow below 4 seeds"
+    assert line(data, "ERM")["doubt"] is None
+
+
+def test_without_asking_intervals_are_over_seeds(predicted: Path) -> None:
+    pytest.importorskip("plotly")
+    out = predicted / "report.html"
+    assert main(["report", str(predicted), "-o", str(out)]) == 0
+    assert written(out)["intervals"] == ["WGA 95 %: Student's t over seeds, for these test images."]
+
+
+def test_of_single_seeds_no_interval_is_promised(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+    assert document(tmp_path)["intervals"] == ["WGA 95 %: none, as no setting here has several seeds that differ."]
+
+
+def test_of_very_many_doubts_the_first_are_named(tmp_path: Path) -> None:
+    for number in range(9):
+        for seed in range(2):
+            predicted_run(tmp_path, f"{number}.{seed}", 0.8 - 0.2 * seed, label=f"M{number}", seed=seed)
+        path = tmp_path / "runs" / f"{number}.0" / "predictions.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(4, "predicted", table["y"]), path)
+    table = tables_of(fold([tmp_path]), "images", [tmp_path])
+    sentences = page_data(table, {})["intervals"]
+    assert sentences[-1].count("not those of its record") == 3
+    assert sentences[-1].endswith("; and 6 more.")
 
 
 def test_settings_that_differ_in_tau_and_stages_alone_share_a_map(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from spurbench.cli import main
 from spurbench.errors import ConfigError
-from spurbench.leaderboard import aggregate, collect
+from spurbench.fold import fold
+from spurbench.leaderboard import lines_of
 from spurbench.reported import compare_with_reported, load_reported
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_the_command_says_why_nothing_matches(capsys: pytest.CaptureFixture[str]
 def test_measured_minus_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = (
         e
-        for e in aggregate(collect([ROOT / "results" / "minibirds_vit.parquet"]).rows, "val_wga")
+        for e in lines_of(fold([ROOT / "results" / "minibirds_vit.parquet"]).rows("val_wga"))
         if e["label"] == "ERM"
     )
     first = first_line()
