@@ -13,7 +13,7 @@ metadata tensors, and no row numbers for messages.
 
 from pathlib import Path
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.data.image_table import Box
@@ -72,30 +72,25 @@ def open_camelyon17(root: Path | None) -> ImageDataset:
         holds=lambda place: (place / TABLE).is_file() and (place / "patches").is_dir(),
         expected=f"{TABLE} and patches/",
     )
-    records = _read_records(folder)
-    require_files(records)
-    return open_records(INFO, folder, records)
+    records = good_rows(column_rows(folder / TABLE, COLUMNS), _record_of)
+    return open_records(INFO, folder, require_files(list(records)))
 
 
 DATASETS = {INFO.name: DatasetSpec(info=INFO, open=open_camelyon17)}
 
 
-def _read_records(folder: Path) -> list[ImageRecord]:
-    table = folder / TABLE
-    records = []
-    for line, (patient, node, x, y, tumor, center, split) in read_columns(table, COLUMNS):
-        hospital = choose(table, line, "center", center, HOSPITALS)
-        slide = f"patient_{patient}_node_{node}"
-        key = f"patches/{slide}/patch_{slide}_x_{x}_y_{y}.png"
-        record = ImageRecord(
-            where=f"{table}, line {line}",
-            path=folder / key,
-            key=key,
-            split=SPLIT_OF_HOSPITAL.get(hospital) or choose(table, line, "split", split, SPLIT_OF),
-            y=choose(table, line, "tumor", tumor, BINARY),
-            attribute=hospital,
-            boxes=(CENTER,),
-            box_frame=PATCH,
-        )
-        records.append(record)
-    return records
+def _record_of(row: TextRow) -> ImageRecord:
+    patient, node, x, y, tumor, center, split = row.cells
+    hospital = choose("center", center, HOSPITALS)
+    slide = f"patient_{patient}_node_{node}"
+    key = f"patches/{slide}/patch_{slide}_x_{x}_y_{y}.png"
+    return ImageRecord(
+        where=row.where,
+        path=row.path.parent / key,
+        key=key,
+        split=SPLIT_OF_HOSPITAL.get(hospital) or choose("split", split, SPLIT_OF),
+        y=choose("tumor", tumor, BINARY),
+        attribute=hospital,
+        boxes=(CENTER,),
+        box_frame=PATCH,
+    )

@@ -15,18 +15,23 @@ resize to 224 x 224 and crop nothing more, which is ``--set input.resize=224`` h
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows, require_new
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.data.image_table import SPLITS, read_text
+from spurbench.data.row_faults import tell_fault
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
 from spurbench.errors import DataError
 from spurbench.image_dataset import ImageDataset, find_folder, open_records, require_files
 
 __all__ = ["DATASETS", "open_celeba"]
+
+Value = TypeVar("Value")
 
 FOLDERS = ("celebA_v1.0", "celeba", "archive", "celeba-dataset", "CelebA")
 IMAGES = "img_align_celeba"
@@ -82,28 +87,24 @@ def open_celeba(root: Path | None) -> ImageDataset:
     folder = find_folder(
         INFO, root, FOLDERS, holds=_is_celeba, expected=f"{ATTRIBUTES_TABLE}.csv or .txt and {IMAGES}/"
     )
-    splits, attributes = _table(folder, SPLITS_TABLE), _table(folder, ATTRIBUTES_TABLE)
-    split_of = _read_splits(splits)
+    splits, labels = _read_splits(_table(folder, SPLITS_TABLE)), _read_labels(_table(folder, ATTRIBUTES_TABLE))
+    labels.require_names_in(splits)
+    splits.require_names_in(labels)
     images = _images(folder)
-    records = []
-    for line, name, y, attribute in _read_attributes(attributes):
-        split = split_of.pop(name, None)
-        if split is None:
-            raise DataError(f"{attributes}, line {line}: {name} is listed twice, or is not in {splits.name}")
-        record = ImageRecord(
-            where=f"{attributes}, line {line}",
+    records = [
+        ImageRecord(
+            where=labels.where(name),
             path=images / name,
             key=name,
-            split=split,
+            split=splits.values[name],
             y=y,
             attribute=attribute,
             center_square=True,
         )
-        records.append(record)
-    if split_of:
-        raise DataError(f"{splits}: {len(split_of):,} images are not in {attributes.name}, the first {min(split_of)}")
-    require_files(records)
-    return open_records(INFO, folder, records)
+        for name, (y, attribute) in labels.values.items()
+        if name in splits.values
+    ]
+    return open_records(INFO, folder, require_files(records))
 
 
 def check_tables(dataset: Dataset) -> Iterator[Fault]:
@@ -143,57 +144,82 @@ def _images(folder: Path) -> Path:
     return doubled if doubled.is_dir() else folder / IMAGES
 
 
-def _read_splits(path: Path) -> dict[str, str]:
-    """Split by file name."""
-    split_of: dict[str, str] = {}
-    for line, name, partition in _split_rows(path):
-        if name in split_of:
-            raise DataError(f"{path}, line {line}: {name} is listed twice")
-        split_of[name] = choose(path, line, "partition", partition, SPLIT_OF)
-    return split_of
+@dataclass(frozen=True, slots=True)
+class _Named(Generic[Value]):
+    """What a table says of the images that it names."""
+
+    path: Path
+    lines: dict[str, int]
+    """Of all images that it names."""
+    values: dict[str, Value]
+    """Of the images whose rows are good."""
+
+    def where(self, name: str) -> str:
+        return f"{self.path}, line {self.lines[name]}"
+
+    def require_names_in(self, other: "_Named[Any]") -> None:
+        """Tell the images that the other table does not name."""
+        for name in self.lines:
+            if name not in other.lines:
+                tell_fault("row", self.where(name), f"{name} is not in {other.path.name}")
 
 
-def _split_rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    if path.suffix == ".csv":
-        for line, (name, partition) in read_columns(path, ("image_id", "partition")):
-            yield line, name, partition
-        return
-    for line, cells in _words(path):
-        if len(cells) != 2:
-            raise DataError(f"{path}, line {line}: expected a file name and 0, 1 or 2; is the file cut off?")
-        yield line, cells[0], cells[1]
+def _read_named(path: Path, rows: Iterable[TextRow], read: Callable[[list[str]], Value]) -> _Named[Value]:
+    lines: dict[str, int] = {}
+
+    def named(row: TextRow) -> tuple[str, Value]:
+        name, *cells = row.cells
+        require_new(lines, name, row.line)
+        return name, read(cells)
+
+    return _Named(path, lines, dict(good_rows(rows, named)))
 
 
-def _read_attributes(path: Path) -> Iterator[tuple[int, str, int, int]]:
-    """Line, file name, y and attribute of every image."""
-    rows = _csv_attributes(path) if path.suffix == ".csv" else _text_attributes(path)
-    for line, name, blond, male in rows:
-        yield line, name, choose(path, line, TARGET, blond, BINARY), choose(path, line, ATTRIBUTE, male, BINARY)
+def _read_splits(path: Path) -> _Named[str]:
+    rows = column_rows(path, ("image_id", "partition")) if path.suffix == ".csv" else _split_rows(path)
+    return _read_named(path, rows, lambda cells: choose("partition", cells[0], SPLIT_OF))
 
 
-def _csv_attributes(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    for line, (name, blond, male) in read_columns(path, ("image_id", TARGET, ATTRIBUTE)):
-        yield line, name, blond, male
+def _split_rows(path: Path) -> Iterator[TextRow]:
+    for number, (line, cells) in enumerate(_words(path)):
+        if len(cells) == 2:
+            yield TextRow(path, line, number, cells)
+        else:
+            problem = "expected a file name and 0, 1 or 2; is the file cut off?"
+            tell_fault("row", f"{path}, line {line}", problem)
 
 
-def _text_attributes(path: Path) -> Iterator[tuple[int, str, str, str]]:
+def _read_labels(path: Path) -> _Named[tuple[int, int]]:
+    """Class and attribute of every image."""
+    columns = (TARGET, ATTRIBUTE)
+    rows = column_rows(path, ("image_id", *columns)) if path.suffix == ".csv" else _label_rows(path)
+
+    def labels(cells: list[str]) -> tuple[int, int]:
+        y, attribute = (choose(column, text, BINARY) for column, text in zip(columns, cells, strict=True))
+        return y, attribute
+
+    return _read_named(path, rows, labels)
+
+
+def _label_rows(path: Path) -> Iterator[TextRow]:
     """The form that CelebA comes in: a count, the names of the attributes, then a line per image."""
     lines = _words(path)
     _, count = next(lines, (1, []))
-    line, names = next(lines, (2, []))
+    _, names = next(lines, (2, []))
     if len(count) != 1 or not count[0].isdecimal() or not {TARGET, ATTRIBUTE} <= set(names):
         raise DataError(f"{path}: expected the number of images in line 1 and attribute names in line 2")
     blond, male = names.index(TARGET) + 1, names.index(ATTRIBUTE) + 1
-    number = 0
-    for line, cells in lines:
-        if len(cells) != len(names) + 1:
-            raise DataError(
-                f"{path}, line {line}: {len(cells)} values, expected a file name and {len(names)}; is the file cut off?"
-            )
-        number += 1
-        yield line, cells[0], cells[blond], cells[male]
-    if number != int(count[0]):
-        raise DataError(f"{path}: line 1 announces {count[0]} images, but {number:,} follow; is the file cut off?")
+    found = 0
+    for number, (line, cells) in enumerate(lines):
+        found += 1
+        if len(cells) == len(names) + 1:
+            yield TextRow(path, line, number, [cells[0], cells[blond], cells[male]])
+        else:
+            problem = f"{len(cells)} values, expected a file name and {len(names)}; is the file cut off?"
+            tell_fault("row", f"{path}, line {line}", problem)
+    if found != int(count[0]):
+        problem = f"announces {count[0]} images, but {found:,} follow; is the file cut off?"
+        tell_fault("row", f"{path}, line 1", problem)
 
 
 def _words(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -14,14 +14,16 @@ worst of 372 groups is mostly a group of one image or two.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
+from spurbench.data.row_faults import BadRow
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
 from spurbench.errors import DataError
 from spurbench.image_dataset import ImageDataset, find_folder, open_records, require_files
@@ -100,9 +102,9 @@ def open_fmow(root: Path | None) -> ImageDataset:
         holds=lambda place: (place / TABLE).is_file() and (place / "images").is_dir(),
         expected=f"{TABLE}, {COUNTRIES} and images/",
     )
-    records = _read_records(folder)
-    require_files(records)
-    return open_records(INFO, folder, records)
+    region_of = _read_regions(folder / COUNTRIES)
+    rows = good_rows(column_rows(folder / TABLE, COLUMNS), partial(_record_of, region_of=region_of))
+    return open_records(INFO, folder, require_files([record for record in rows if record is not None]))
 
 
 def worst_region(groups: Sequence[Mapping[str, Any]]) -> WorstGroup | None:
@@ -114,25 +116,21 @@ def worst_region(groups: Sequence[Mapping[str, Any]]) -> WorstGroup | None:
 DATASETS = {INFO.name: DatasetSpec(info=INFO, open=open_fmow)}
 
 
-def _read_records(folder: Path) -> list[ImageRecord]:
-    table = folder / TABLE
-    region_of = _read_regions(folder / COUNTRIES)
-    records = []
-    for number, (line, (given, category, country, timestamp)) in enumerate(read_columns(table, COLUMNS)):
-        split = SPLIT_OF.get((choose(table, line, "split", given, TABLE_SPLITS), _period(table, line, timestamp)))
-        if split is None:
-            continue
-        key = f"images/rgb_img_{number}.png"
-        record = ImageRecord(
-            where=f"{table}, line {line}",
-            path=folder / key,
-            key=key,
-            split=split,
-            y=choose(table, line, "category", category, CLASS_INDEX),
-            attribute=region_of.get(country, OTHER),
-        )
-        records.append(record)
-    return records
+def _record_of(row: TextRow, region_of: Mapping[str, int]) -> ImageRecord | None:
+    """None for a row that is in no split."""
+    given, category, country, timestamp = row.cells
+    split = SPLIT_OF.get((choose("split", given, TABLE_SPLITS), _period(timestamp)))
+    if split is None:
+        return None
+    key = f"images/rgb_img_{row.number}.png"
+    return ImageRecord(
+        where=row.where,
+        path=row.path.parent / key,
+        key=key,
+        split=split,
+        y=choose("category", category, CLASS_INDEX),
+        attribute=region_of.get(country, OTHER),
+    )
 
 
 def _read_regions(path: Path) -> dict[str, int]:
@@ -140,17 +138,19 @@ def _read_regions(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise DataError(f"{path} is missing; it says which country is in which region, and is part of the release")
     allowed = {name: index for index, name in enumerate(REGIONS)} | {"": OTHER}
-    return {
-        code: choose(path, line, "region", region, allowed)
-        for line, (code, region) in read_columns(path, ("alpha-3", "region"))
-    }
+
+    def region_of(row: TextRow) -> tuple[str, int]:
+        code, region = row.cells
+        return code, choose("region", region, allowed)
+
+    return dict(good_rows(column_rows(path, ("alpha-3", "region")), region_of))
 
 
-def _period(path: Path, line: int, timestamp: str) -> int:
+def _period(timestamp: str) -> int:
     """Which of the three periods a time, ``2016-01-31T10:20:30Z``, is in; UTC where it names no zone."""
     try:
         time = datetime.fromisoformat(timestamp)
         year = (time.astimezone(UTC) if time.tzinfo else time).year
     except (ValueError, OverflowError):
-        raise DataError(f"{path}, line {line}: timestamp is '{timestamp}', expected 2016-01-31T10:20:30Z") from None
+        raise BadRow(f"timestamp is '{timestamp}', expected 2016-01-31T10:20:30Z") from None
     return FROM_2016 if year >= 2016 else FROM_2013 if year >= 2013 else BEFORE_2013

@@ -1,5 +1,6 @@
 """Any folder of images with a table in one of the two dialects, or a tree of folders: own data without writing code."""
 
+import shlex
 from pathlib import Path
 
 from spurbench.data.image_files import system_errors_as_data_errors
@@ -7,7 +8,7 @@ from spurbench.data.image_set import open_image_set
 from spurbench.data.image_table import Table, read_table
 from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.datasets.waterbirds import ATTRIBUTES, CLASSES, search_places
-from spurbench.errors import DataError, DataMissing
+from spurbench.errors import DataError, data_missing
 from spurbench.image_dataset import ImageDataset
 from spurbench.image_tree import TREE, read_tree
 
@@ -29,7 +30,7 @@ def open_folder(root: Path | None) -> ImageDataset:
         DataError: the table or the files that it lists are malformed or incomplete.
     """
     if root is None:
-        raise DataMissing(f"dataset 'folder' needs --data-root DIR (or $SPURBENCH_DATA), {_EXPECTED}")
+        raise data_missing("dataset 'folder' needs --data-root DIR (or $SPURBENCH_DATA)", looked_for=_EXPECTED)
     table = _table(root)
     classes, attributes = _names(table)
     images = open_image_set(table, root, search_places(root, root), None if attributes is None else len(attributes))
@@ -71,7 +72,7 @@ DATASETS = {
 
 def _table(root: Path) -> Table:
     if not root.is_dir():
-        raise DataMissing(f"{root} is not a folder; it must be {_EXPECTED}")
+        raise data_missing(f"{root} is not a folder", looked_for=_EXPECTED)
     path = root / "metadata.csv"
     if path.is_file():
         return read_table(path, own=True)
@@ -87,8 +88,10 @@ def _table(root: Path) -> Table:
     if tree is not None:
         return tree
     below = sorted(path.parent for path in root.glob("*/metadata.csv"))
-    hint = f"; there is one in {below[0]}: --dataset {below[0]}" if below else f"; it must be {_EXPECTED}"
-    raise DataMissing(f"no metadata.csv in {root}/{hint}")
+    if below:
+        what = f"no metadata.csv in {root}/, but there is one in {below[0]}"
+        raise data_missing(what, then=f"spurbench data check {shlex.quote(str(below[0]))}")
+    raise data_missing(f"no metadata.csv in {root}/", looked_for=_EXPECTED)
 
 
 def _names(table: Table) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -22,6 +22,7 @@ seven artefacts those are offered whose four groups all have test images.
 """
 
 import hashlib
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,18 +30,20 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows, require_new
 from spurbench.data.draws import name_order
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
+from spurbench.data.row_faults import BadRow, tell_fault
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
-from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import (
     ImageDataset,
     add_masks,
+    dataset_missing,
     find_folder,
     list_images,
     open_records,
+    require_files,
 )
 
 __all__ = ["ARTEFACTS", "DATASETS", "FOLDS", "TRAP_ARTEFACTS"]
@@ -126,28 +129,22 @@ def open_isic(info: DatasetInfo, artefact: str, fold: int | None, root: Path | N
     )
     splits = _drawn_splits(info, folder, artefact) if fold is None else _trap_splits(info, folder, artefact, fold)
     images = {path.stem: path for path in list_images(folder / IMAGES)}
-    lesions = [lesion for rows in splits.values() for lesion in rows]
-    missing = [lesion for lesion in lesions if lesion.stem not in images]
-    if missing:
-        first = missing[0]
-        raise DataError(
-            f"{len(missing):,} of {len(lesions):,} listed images are missing in {folder / IMAGES}, the first: "
-            f"{first.stem}.jpg ({first.where}); was the archive unpacked completely?"
-        )
-    records = [
-        ImageRecord(
-            where=lesion.where,
-            path=images[lesion.stem],
-            key=f"{IMAGES}/{images[lesion.stem].name}",
-            split=split,
-            y=lesion.y,
-            attribute=lesion.attribute,
-        )
-        for split, rows in splits.items()
-        for lesion in rows
-    ]
+    records = []
+    for split, lesions in splits.items():
+        for lesion in lesions:
+            path = images.get(lesion.stem, folder / IMAGES / f"{lesion.stem}.jpg")
+            record = ImageRecord(
+                where=lesion.where,
+                path=path,
+                key=f"{IMAGES}/{path.name}",
+                split=split,
+                y=lesion.y,
+                attribute=lesion.attribute,
+            )
+            records.append(record)
     masks = folder / MASKS
-    return open_records(info, folder, add_masks(records, lambda record: masks / f"{record.path.stem}_segmentation.png"))
+    records = add_masks(require_files(records), lambda record: masks / f"{record.path.stem}_segmentation.png")
+    return open_records(info, folder, records)
 
 
 def check_tables(dataset: Dataset) -> Iterator[Fault]:
@@ -189,26 +186,29 @@ def _trap_splits(info: DatasetInfo, folder: Path, artefact: str, fold: int) -> d
     tables = {name: _find_table(info, folder, f"isic_annotated_{name}{fold}.csv") for name in info.splits}
     splits = {name: list(_read_table(table, artefact, ",")) for name, table in tables.items()}
     test, val = ({lesion.stem for lesion in splits[name]} for name in ("test", "val"))
-    for lesion in (*splits["train"], *splits["val"]):
-        if lesion.stem in test:
-            raise DataError(f"{lesion.where}: {lesion.stem} is in {tables['test'].name} too; are they of one fold?")
-    splits["train"] = [lesion for lesion in splits["train"] if lesion.stem not in val]
+    for name in ("train", "val"):
+        for lesion in splits[name]:
+            if lesion.stem in test:
+                problem = f"{lesion.stem} is in {tables['test'].name} too; are they of one fold?"
+                tell_fault("row", lesion.where, problem)
+    splits["val"] = [lesion for lesion in splits["val"] if lesion.stem not in test]
+    splits["train"] = [lesion for lesion in splits["train"] if lesion.stem not in val | test]
     return splits
 
 
 def _read_table(path: Path, artefact: str, delimiter: str) -> Iterator[_Lesion]:
     seen: dict[str, int] = {}
-    columns = ("image", artefact, "label", "label_string")
-    for line, (image, attribute, label, name) in read_columns(path, columns, delimiter=delimiter):
+
+    def lesion(row: TextRow) -> _Lesion:
+        image, attribute, label, name = row.cells
         stem = Path(image).stem
-        if (first := seen.setdefault(stem, line)) != line:
-            raise DataError(f"{path}, line {line}: {image} was already listed in line {first}")
-        y = choose(path, line, "label", label, BINARY)
+        require_new(seen, stem, row.line)
+        y = choose("label", label, BINARY)
         if name != CLASSES[y]:
-            raise DataError(f"{path}, line {line}: label is {label}, which is {CLASSES[y]}, but label_string '{name}'")
-        yield _Lesion(
-            where=f"{path}, line {line}", stem=stem, y=y, attribute=choose(path, line, artefact, attribute, BINARY)
-        )
+            raise BadRow(f"label is {label}, which is {CLASSES[y]}, but label_string '{name}'")
+        return _Lesion(where=row.where, stem=stem, y=y, attribute=choose(artefact, attribute, BINARY))
+
+    return good_rows(column_rows(path, ("image", artefact, "label", "label_string"), delimiter=delimiter), lesion)
 
 
 def _find_table(info: DatasetInfo, folder: Path, name: str) -> Path:
@@ -216,10 +216,12 @@ def _find_table(info: DatasetInfo, folder: Path, name: str) -> Path:
     for place in places:
         if (place / name).is_file():
             return place / name
-    raise DataMissing(
-        f"{info.name}: {name} is not in {folder}/, in {TABLE_FOLDERS[1]}/ or {TABLE_FOLDERS[2]}/ there, nor in a clone "
-        f"{CLONE}/ there or beside it. Get it from https://github.com/alceubissoto/debiasing-skin: "
-        f"git clone https://github.com/alceubissoto/debiasing-skin {folder.parent / CLONE}"
+    raise dataset_missing(
+        info,
+        folder.parent,
+        f"{info.name}: {name} not found",
+        f"{name} in {folder}/, its {' and '.join(TABLE_FOLDERS[1:])}, and a clone {CLONE}/ there or beside it",
+        get=f"git clone https://github.com/alceubissoto/debiasing-skin {shlex.quote(str(folder.parent / CLONE))}",
     )
 
 

@@ -15,7 +15,7 @@ columns ``y`` and ``predicted`` of a run's ``predictions.parquet`` it is
 
 from pathlib import Path
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows
 from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
@@ -67,24 +67,21 @@ def open_iwildcam(root: Path | None) -> ImageDataset:
         holds=lambda place: (place / TABLE).is_file() and (place / IMAGES).is_dir(),
         expected=f"{TABLE} and {IMAGES}/",
     )
-    records = _read_records(folder)
-    require_files(records)
-    return open_records(INFO, folder, records)
+    records = good_rows(column_rows(folder / TABLE, COLUMNS), _record_of)
+    return open_records(INFO, folder, require_files(list(records)))
 
+
+SPLIT_OF = {name: name for name in INFO.splits}
 
 DATASETS = {INFO.name: DatasetSpec(info=INFO, open=open_iwildcam)}
 
 
-def _read_records(folder: Path) -> list[ImageRecord]:
-    table = folder / TABLE
-    split_of = {name: name for name in INFO.splits}
-    return [
-        ImageRecord(
-            where=f"{table}, line {line}",
-            path=folder / IMAGES / filename,
-            key=f"{IMAGES}/{filename}",
-            split=choose(table, line, "split", split, split_of),
-            y=choose(table, line, "y", y, CLASS_INDEX),
-        )
-        for line, (filename, y, split) in read_columns(table, COLUMNS)
-    ]
+def _record_of(row: TextRow) -> ImageRecord:
+    filename, y, split = row.cells
+    return ImageRecord(
+        where=row.where,
+        path=row.path.parent / IMAGES / filename,
+        key=f"{IMAGES}/{filename}",
+        split=choose("split", split, SPLIT_OF),
+        y=choose("y", y, CLASS_INDEX),
+    )

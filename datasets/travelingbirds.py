@@ -35,8 +35,8 @@ from spurbench.data.image_files import search_places, system_errors_as_data_erro
 from spurbench.data.image_set import ImageRecord, find_records
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
 from spurbench.datasets.cub import CLASSES, COUNTS, CUB_ARCHIVES, CUB_SOURCE, val_birds, wrong_species
-from spurbench.errors import DataError, DataMissing
-from spurbench.image_dataset import ImageDataset, find_folder, open_records, subfolders
+from spurbench.errors import DataError
+from spurbench.image_dataset import ImageDataset, dataset_missing, find_folder, open_records, subfolders
 
 __all__ = ["DATASETS", "open_travelingbirds"]
 
@@ -85,9 +85,12 @@ def open_travelingbirds(info: DatasetInfo, val_places: str, root: Path | None) -
     places = (*search_places(folder, root), folder.absolute().parents[1])  # CUB may lie beside AdversarialData/
     cub = find_cub(places)
     if cub is None:
-        raise DataMissing(
-            f"{info.name}: {folder} has no split of its own; CUB's is needed: put CUB_200_2011/ with images.txt, "
-            f"image_class_labels.txt and train_test_split.txt in {root}/. Get it from {CUB_SOURCE}"
+        raise dataset_missing(
+            info,
+            root,
+            f"{info.name}: {folder} has no split of its own, and CUB's is not found",
+            f"CUB_200_2011/ with images.txt, image_class_labels.txt and train_test_split.txt in {root}/ and beside it",
+            get=CUB_SOURCE,
         )
     birds = read_cub(cub)
     held = val_birds(birds)

@@ -24,7 +24,7 @@ from spurbench.data.image_table import Table, read_table
 from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, Fault
 from spurbench.datasets.cub import CUB_ARCHIVES
 from spurbench.errors import DataError, DataMissing
-from spurbench.image_dataset import ImageDataset, warn_about_counts
+from spurbench.image_dataset import ImageDataset, dataset_missing, require_root, warn_about_counts
 
 __all__ = ["ATTRIBUTES", "CLASSES", "DATASETS", "FOLDERS", "open_waterbirds", "search_places"]
 
@@ -126,11 +126,7 @@ def open_waterbirds(info: DatasetInfo, root: Path | None) -> ImageDataset:
         DataMissing: no root was given, or the variant is not there.
         DataError: the table or the files that it lists are malformed or incomplete.
     """
-    if root is None:
-        raise DataMissing(
-            f"{info.name} needs a data root: pass --data-root DIR or set $SPURBENCH_DATA to the folder that holds "
-            f"{_folders(info)[0]}/. {_advice(info)}"
-        )
+    root = require_root(info, root, _folders(info)[0])
     folder, table_path = _find(info, root)
     table = read_table(table_path, num_classes=len(CLASSES), num_attributes=len(ATTRIBUTES))
     if _is_corrected(info):
@@ -236,18 +232,13 @@ def _with_right_labels(table: Table) -> Table:
 
 def _find(info: DatasetInfo, root: Path) -> tuple[Path, Path]:
     """The image folder and its table."""
-    if not root.is_dir():
-        raise DataMissing(
-            f"{info.name}: data root {root} is not a folder; pass --data-root DIR or set $SPURBENCH_DATA. "
-            f"{_advice(info)}"
-        )
     for folder in _candidates(info, root):
         table = _table_of(info, folder)
         if table is not None:
             _refuse_other_variant(info, folder)
             return folder, table
     _refuse_other_variant(info, root)
-    raise DataMissing(_not_found(info, root))
+    raise _not_found(info, root)
 
 
 def _candidates(info: DatasetInfo, root: Path) -> Iterator[Path]:
@@ -297,16 +288,14 @@ def _correlation(name: str) -> int | None:
     return round(100 * float(match[1])) if "." in match[1] else int(match[1])
 
 
-def _not_found(info: DatasetInfo, root: Path) -> str:
+def _not_found(info: DatasetInfo, root: Path) -> DataMissing:
     names = ", ".join(f"{name}/" for name in _folders(info))
     number = sum(map(sum, (info.expected_counts or {}).values()))
     archives = (root / f"{name}.tar.gz" for name in _folders(info))
-    packed = next((f" {path} is there but not unpacked: tar -xzf it." for path in archives if path.is_file()), "")
-    return (
-        f"{info.name} not found below {root}/: looked for {names} there and in waterbirds/ and cub/data/, and for "
-        f"{TABLE} in {root}/ itself; expected {TABLE} and {number:,} images.{packed} {_advice(info)}"
+    packed = next((f"; {path} is there but not unpacked" for path in archives if path.is_file()), "")
+    return dataset_missing(
+        info,
+        root,
+        f"{info.name} not found below {root}/{packed}",
+        f"{TABLE} and {number:,} images in {names} there, in waterbirds/ and in cub/data/, and in {root}/ itself",
     )
-
-
-def _advice(info: DatasetInfo) -> str:
-    return f'Get it from {info.source}; or try minibirds100, which needs no download (see README "Datasets")'

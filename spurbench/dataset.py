@@ -13,6 +13,7 @@ from spurbench.registry import load_registry
 from spurbench.types import Sample
 
 __all__ = [
+    "UNCHANGED",
     "Archive",
     "ChangedSplit",
     "Dataset",
@@ -154,6 +155,8 @@ class DatasetSpec:
     """
     write: Callable[[Path], None] | None = None
     """Write it to an empty folder in the official layout of the set it stands for; None if it cannot be generated."""
+    writes: tuple[str, ...] = ()
+    """The files and folders that ``write`` puts there: where one of them is already, nothing is drawn."""
     check: Callable[[Dataset], Iterable[Fault]] | None = None
     """Further faults that only this set can have, such as labels that differ from its reference table."""
 
@@ -224,7 +227,11 @@ def transformed(spec: DatasetSpec, transform: DatasetTransform) -> DatasetSpec:
     Raises:
         ConfigError: the transform cannot be applied to this dataset.
     """
-    return DatasetSpec(info=_declare(spec.info, transform), open=partial(_open_transformed, spec, transform))
+    return DatasetSpec(
+        info=_declare(spec.info, transform),
+        open=partial(_open_transformed, spec, transform),
+        check=None if spec.check is None else partial(_check_plain, spec.check),
+    )
 
 
 def find_dataset(name: str, plugins: tuple[Path, ...] = ()) -> DatasetSpec:
@@ -251,6 +258,12 @@ def _declare(info: DatasetInfo, transform: DatasetTransform) -> DatasetInfo:
         name=f"{info.name}+{transform.name}",
         version=f"{info.version}+{transform.version}",
     )
+
+
+def _check_plain(check: Callable[[Dataset], Iterable[Fault]], dataset: Dataset) -> Iterable[Fault]:
+    """Files and labels are those of the plain dataset, and so is what is published of them."""
+    assert isinstance(dataset, TransformedDataset)
+    return check(dataset.base)
 
 
 def _open_transformed(spec: DatasetSpec, transform: DatasetTransform, root: Path | None) -> Dataset:

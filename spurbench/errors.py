@@ -13,6 +13,7 @@ __all__ = [
     "RunFailed",
     "SpurbenchError",
     "cannot_write_results",
+    "data_missing",
     "did_you_mean",
     "install_line",
     "require_split",
@@ -35,6 +36,14 @@ class DataMissing(SpurbenchError):
     """A dataset, mask or weight file is not where it is expected."""
 
     exit_code = 2
+
+
+def data_missing(what: str, *, looked_for: str = "", get: str = "", then: str = "", instead: str = "") -> DataMissing:
+    """Data that are not there, in a line each: what is missing, where it was looked for, how to get it, the command to
+    type then, and what does without.
+    """
+    lines = [("looked for:", looked_for), ("get it:", get), ("then type:", then), ("or try:", instead)]
+    return DataMissing("\n".join([what, *(f"  {name:<12}{text}" for name, text in lines if text)]))
 
 
 class DataError(SpurbenchError):

@@ -4,27 +4,32 @@ A loader's own file says where the files of its set lie and what they mean; it e
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
+from typing import Literal
 
 from spurbench.data.draws import VAL_FRACTION, held_out
 from spurbench.data.image_files import ExistingFiles
 from spurbench.data.image_set import ImageRecord, ImageSet, ImageSplit, MaskReader
+from spurbench.data.row_faults import keeping_faults, tell_fault
 from spurbench.dataset import Dataset, DatasetInfo, SplitData
-from spurbench.errors import DataError, DataMissing
+from spurbench.errors import DataError, DataMissing, data_missing
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageDataset",
     "add_masks",
+    "dataset_missing",
     "find_folder",
     "hold_out_val",
     "list_images",
     "list_records",
     "open_records",
     "require_files",
+    "require_root",
     "subfolders",
     "warn_about_counts",
 ]
@@ -94,22 +99,47 @@ def find_folder(
     Raises:
         DataMissing: no root was given, or nothing fits; says where was searched and where to get it.
     """
-    if root is None:
-        raise DataMissing(
-            f"{info.name} needs a data root: pass --data-root DIR or set $SPURBENCH_DATA to the folder that holds "
-            f"{names[0]}/. {_advice(info)}"
-        )
-    if not root.is_dir():
-        raise DataMissing(
-            f"{info.name}: data root {root} is not a folder; pass --data-root DIR or set $SPURBENCH_DATA. "
-            f"{_advice(info)}"
-        )
+    root = require_root(info, root, names[0])
     for folder in (*(root / name for name in names), root):
         if folder.is_dir() and holds(folder):
             return folder
-    raise DataMissing(
-        f"{info.name} not found below {root}/: looked for {expected} in {', '.join(f'{name}/' for name in names)} "
-        f"and in {root}/ itself. {_advice(info)}"
+    below = ", ".join(f"{name}/" for name in names)
+    raise dataset_missing(
+        info, root, f"{info.name} not found below {root}/", f"{expected} in {below} and in {root}/ itself"
+    )
+
+
+def require_root(info: DatasetInfo, root: Path | None, name: str) -> Path:
+    """The data root, below which a set is looked for in the folder ``name``.
+
+    Raises:
+        DataMissing: no root was given, or it is not there.
+    """
+    if root is None:
+        where = f"{name}/ below --data-root DIR or $SPURBENCH_DATA, which are not given"
+        raise dataset_missing(info, None, f"{info.name} needs a data root", where)
+    if not root.is_dir():
+        what = f"{info.name} not found: the data root {root} is not a folder"
+        raise dataset_missing(info, None, what, f"{name}/ below --data-root DIR or $SPURBENCH_DATA")
+    return root
+
+
+def dataset_missing(
+    info: DatasetInfo, root: Path | None, what: str, looked_for: str, *, get: str | None = None
+) -> DataMissing:
+    """The refusal of a set that is not below ``root``, with what to do about it.
+
+    Args:
+        get: where to get what is missing, unless that is the whole set.
+    """
+    place = "DIR" if root is None else shlex.quote(str(root))
+    command = "prepare" if info.archives else "check"
+    return data_missing(
+        what,
+        looked_for=looked_for,
+        get=info.source if get is None else get,
+        then=f"spurbench data {command} {info.name} --data-root {place}",
+        instead="--dataset minibirds100, which needs no download",
     )
 
 
@@ -131,22 +161,25 @@ def subfolders(folder: Path) -> Iterator[Path]:
     return (folder / name for name in names)
 
 
-def require_files(records: Sequence[ImageRecord]) -> None:
-    """Check that the images and masks of records that a table names are there, by one listing per folder.
+def require_files(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The records that a table names: their images and masks must be there, by one listing per folder.
+
+    Within ``kept_faults`` each missing file is told; its record is then left out, or goes without its mask.
 
     Raises:
         DataError: files are missing; says how many, and which rows name the first of them.
     """
     existing = ExistingFiles()
-    for what in ("images", "masks"):
-        named = [(record, record.path if what == "images" else record.mask) for record in records]
-        missing = [(record, path) for record, path in named if path is not None and path not in existing]
-        if missing:
-            shown = "; ".join(f"{path} ({record.where})" for record, path in missing[:NUM_SHOWN])
-            raise DataError(
-                f"{len(missing):,} of {len(named):,} listed {what} are missing, the first: {shown}; "
-                "was the archive unpacked completely?"
-            )
+    advice = "was the archive unpacked completely?"
+    images = [(record, record.path) for record in records]
+    masks = [(record, record.mask) for record in records if record.mask is not None]
+    no_image = _missing("file", "listed images", images, existing, advice)
+    no_mask = _missing("mask", "listed masks", masks, existing, advice)
+    return [
+        replace(record, mask=None) if record.mask in no_mask else record
+        for record in records
+        if record.path not in no_image
+    ]
 
 
 NUM_SHOWN = 3
@@ -179,21 +212,36 @@ def hold_out_val(
 def add_masks(records: Sequence[ImageRecord], mask_of: Callable[[ImageRecord], Path]) -> list[ImageRecord]:
     """The records with the masks that ``mask_of`` names, or unchanged when not one of those files is there.
 
+    Within ``kept_faults`` each missing mask is told, and its record goes without.
+
     Raises:
         DataError: some masks are there and others are missing.
     """
     existing = ExistingFiles()
-    masks = [mask_of(record) for record in records]
-    missing = [position for position, mask in enumerate(masks) if mask not in existing]
-    if len(missing) == len(masks):
+    masks = [(record, mask_of(record)) for record in records]
+    if not any(mask in existing for _, mask in masks):
         return list(records)
-    if missing:
-        first = missing[0]
-        raise DataError(
-            f"{len(missing):,} of {len(masks):,} masks are missing, the first: {masks[first]} (of "
-            f"{records[first].path}); unpack them again, or move all masks away to go without"
-        )
-    return [replace(record, mask=mask) for record, mask in zip(records, masks, strict=True)]
+    advice = "unpack them again, or move all masks away to go without"
+    missing = _missing("mask", "masks", masks, existing, advice)
+    return [record if mask in missing else replace(record, mask=mask) for record, mask in masks]
+
+
+def _missing(
+    kind: Literal["file", "mask"],
+    what: str,
+    named: Sequence[tuple[ImageRecord, Path]],
+    existing: ExistingFiles,
+    advice: str,
+) -> frozenset[Path]:
+    """Which of the named files are missing, after each of them was told; if all are, they are told in one error."""
+    missing = [(record, path) for record, path in named if path not in existing]
+    if keeping_faults() and len(missing) < len(named):
+        for record, path in missing:
+            tell_fault(kind, record.where, f"{'image' if kind == 'file' else 'mask'} {path} is missing")
+    elif missing:
+        shown = "; ".join(f"{path} ({record.where})" for record, path in missing[:NUM_SHOWN])
+        raise DataError(f"{len(missing):,} of {len(named):,} {what} are missing, the first: {shown}; {advice}")
+    return frozenset(path for _, path in missing)
 
 
 def warn_about_counts(dataset: Dataset, folder: Path) -> None:
@@ -231,7 +279,3 @@ def _slashed(counts: tuple[int, ...]) -> str:
     if len(counts) > MAX_NAMED:
         return f"{sum(counts):,} in {sum(count > 0 for count in counts)} groups"
     return "/".join(map(str, counts))
-
-
-def _advice(info: DatasetInfo) -> str:
-    return f'Get it from {info.source}; or try minibirds100, which needs no download (see README "Datasets")'

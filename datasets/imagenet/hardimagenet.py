@@ -89,8 +89,7 @@ def open_hardimagenet(root: Path | None) -> AnnotatedDataset:
     )
     train, test = _records(images, masks, "train", "train"), _records(images, masks, "val", "test")
     records = [*hold_out_val(train, most=NUM_VALIDATION), *test]
-    require_files(records)
-    opened = open_records(INFO, masks, records, read_mask=read_mask)
+    opened = open_records(INFO, masks, require_files(records), read_mask=read_mask)
     return AnnotatedDataset(opened.info, opened.images, None)
 
 

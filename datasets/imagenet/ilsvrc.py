@@ -91,8 +91,7 @@ def validation_records(
         for line, name, wnid in _read_solution(table)
         if wnid in labels
     ]
-    require_files(records)
-    return sorted(records, key=lambda record: record.key)
+    return sorted(require_files(records), key=lambda record: record.key)
 
 
 def check_ilsvrc(dataset: Dataset, classes: Sequence[ImageNetClass]) -> Iterator[Fault]:

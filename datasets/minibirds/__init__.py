@@ -25,7 +25,7 @@ from torch import Tensor
 from spurbench.dataset import DatasetInfo, DatasetSpec
 from spurbench.datasets.minibirds.birds import SPECIES
 from spurbench.datasets.minibirds.drawing import CONSTANTS, VERSION, Drawing, draw
-from spurbench.datasets.minibirds.export import OFFICIAL_SPLITS, write_waterbirds
+from spurbench.datasets.minibirds.export import CUB, OFFICIAL_SPLITS, write_waterbirds
 from spurbench.datasets.minibirds.layout import SIZES, Columns, group_counts, pretext_columns, split_columns
 from spurbench.drawing.sets import SEED, DrawnSplit
 from spurbench.errors import require_split
@@ -117,7 +117,10 @@ def _write(percent: int, folder: Path) -> None:
 
 DATASETS: dict[str, DatasetSpec] = {
     f"minibirds{percent}": DatasetSpec(
-        info=_info(percent), open=partial(_open, percent), write=partial(_write, percent)
+        info=_info(percent),
+        open=partial(_open, percent),
+        write=partial(_write, percent),
+        writes=(name, CUB),
     )
-    for percent in _FOLDERS
+    for percent, name in _FOLDERS.items()
 }

@@ -11,8 +11,10 @@ from spurbench.datasets.minibirds.drawing import draw
 from spurbench.datasets.minibirds.layout import Columns
 from spurbench.drawing.files import require_new_folder, save_jpeg, save_mask
 
-__all__ = ["OFFICIAL_SPLITS", "write_waterbirds"]
+__all__ = ["CUB", "OFFICIAL_SPLITS", "write_waterbirds"]
 
+CUB = "CUB_200_2011"
+"""Folder of boxes and masks."""
 OFFICIAL_SPLITS = ("train", "val", "test")
 """The splits that the official layout knows, by their number."""
 
@@ -40,7 +42,7 @@ def write_waterbirds(folder: Path, name: str, seed: int, columns: dict[str, Colu
         ConfigError: ``folder`` is not empty.
     """
     require_new_folder(folder)
-    images, cub = folder / name, folder / "CUB_200_2011"
+    images, cub = folder / name, folder / CUB
     masks = cub / "segmentations"
     for number, species in enumerate(SPECIES, start=1):
         for parent in (images, masks):

@@ -117,4 +117,6 @@ def write_urbancars(dataset: DrawnDataset[Drawing], folder: Path) -> None:
             save_mask(parent / f"{number}_co_occur_obj_mask.png", drawing.co_object, "RGB")
 
 
-DATASETS = {INFO.name: drawn_spec(DrawnDataset(info=INFO, family="minicars", draw=draw), write_urbancars)}
+DATASETS = {
+    INFO.name: drawn_spec(DrawnDataset(info=INFO, family="minicars", draw=draw), write_urbancars, ("urbancars",))
+}

@@ -21,7 +21,7 @@ import numpy as np
 from spurbench.dataset import DatasetInfo
 from spurbench.datasets.minicars.scenes import draw_background
 from spurbench.datasets.minicars.vehicles import vehicle_shapes
-from spurbench.drawing.files import write_table_folder
+from spurbench.drawing.files import TABLE_FOLDER, write_table_folder
 from spurbench.drawing.planes import SIZE, exposed, tinted
 from spurbench.drawing.sets import Drawing, DrawnDataset, drawn_spec, paired_splits
 from spurbench.drawing.shapes import Ellipse, Shape, Stroke, centre, paint
@@ -83,4 +83,7 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
     return DrawnDataset(info=info, family="minidominoes", draw=draw)
 
 
-DATASETS = {dataset.info.name: drawn_spec(dataset, write_table_folder) for dataset in (_dataset(100), _dataset(95))}
+DATASETS = {
+    dataset.info.name: drawn_spec(dataset, write_table_folder, TABLE_FOLDER)
+    for dataset in (_dataset(100), _dataset(95))
+}

@@ -100,4 +100,4 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
     return DrawnDataset(info=info, family="minilesions", draw=draw)
 
 
-DATASETS = {dataset.info.name: drawn_spec(dataset, write_isic) for dataset in (_dataset(100), _dataset(95))}
+DATASETS = {dataset.info.name: drawn_spec(dataset, write_isic, (BASE,)) for dataset in (_dataset(100), _dataset(95))}

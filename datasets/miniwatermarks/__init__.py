@@ -24,7 +24,7 @@ import numpy as np
 from spurbench.dataset import DatasetInfo
 from spurbench.datasets.minibirds.scenes import draw_scene
 from spurbench.datasets.miniwatermarks.font import text_bitmap
-from spurbench.drawing.files import write_table_folder
+from spurbench.drawing.files import TABLE_FOLDER, write_table_folder
 from spurbench.drawing.planes import SIZE, Plane, Rgb, exposed, tinted
 from spurbench.drawing.sets import Drawing, DrawnDataset, drawn_spec, paired_splits
 from spurbench.drawing.shapes import Ellipse, Polygon, Shape, Stroke, paint, settle
@@ -123,4 +123,7 @@ def _dataset(percent: int) -> DrawnDataset[Drawing]:
     return DrawnDataset(info=info, family="miniwatermarks", draw=draw)
 
 
-DATASETS = {dataset.info.name: drawn_spec(dataset, write_table_folder) for dataset in (_dataset(100), _dataset(95))}
+DATASETS = {
+    dataset.info.name: drawn_spec(dataset, write_table_folder, TABLE_FOLDER)
+    for dataset in (_dataset(100), _dataset(95))
+}

@@ -72,7 +72,7 @@ def _print(report: "CheckReport") -> None:
         _print_objects(report)
     for path, known in report.archives.items():
         print(f"{path}: {known}")
-    for line in _listed(report):
+    for line in (*_listed(report), *(f"note: {note}" for note in report.notes)):
         print(line)
     rate = f" ({report.files / report.seconds:,.0f} a second)" if report.files and report.seconds else ""
     pixels = " (headers only; without --fast every image is decoded)" if report.fast else ""

@@ -2,14 +2,21 @@
 
 import argparse
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spurbench.cli.common import data_root_of, plugins_of, print_json
 from spurbench.cli.render import print_table, size
 
+if TYPE_CHECKING:
+    from spurbench.datatools.inventory import Stock
+
 _LICENSE_WIDTH = 40
+_MANY = 5
+"""So many variants of a set, of which the same is to be said, share a line."""
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -26,23 +33,17 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print_json([item.document() for item in items])
         return 0
+    families = [[item] for item in items] if options.filter else _families(items)
     print_table(
         f"datasets below {root}/" if root else "datasets (no --data-root: only those built in are here)",
         ["name", "state", "version", "images", "EPG by", "archives", "license"],
-        [
-            [
-                item.name,
-                item.state,
-                item.version,
-                "-" if item.images is None else f"{item.images:,}",
-                item.annotation,
-                "-" if item.archive_bytes is None else size(item.archive_bytes),
-                item.license if len(item.license) <= _LICENSE_WIDTH else f"{item.license[: _LICENSE_WIDTH - 3]}...",
-            ]
-            for item in items
-        ],
+        [[_name(family), *_cells(family[0])] for family in families],
         drop=("version", "license", "archives", "images"),
     )
+    for family in families:
+        if len(family) > 1:
+            part = _name(family).removesuffix("*")
+            print(f"{part}*: {len(family)} variants; spurbench data list {part} lists them")
     for item in items:
         if item.advice and (options.filter or item.state != "missing"):
             print(f"{item.name}: {item.advice}")
@@ -53,6 +54,35 @@ def execute(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _cells(item: "Stock") -> list[str]:
+    """What a line says of a dataset beside its name."""
+    return [
+        item.state,
+        item.version,
+        "-" if item.images is None else f"{item.images:,}",
+        item.annotation,
+        "-" if item.archive_bytes is None else size(item.archive_bytes),
+        item.license if len(item.license) <= _LICENSE_WIDTH else f"{item.license[: _LICENSE_WIDTH - 3]}...",
+    ]
+
+
+def _families(items: Sequence["Stock"]) -> list[list["Stock"]]:
+    """Datasets that share a line: many variants of one file of which the same is to be said."""
+    alike: dict[tuple[str, ...], list[Stock]] = defaultdict(list)
+    for item in items:
+        alike[item.origin, *_cells(item)].append(item)
+    families = []
+    for family in alike.values():
+        share = len(family) >= _MANY and _name(family) != "*"
+        families += [family] if share else [[item] for item in family]
+    return sorted(families, key=lambda family: family[0].name)
+
+
+def _name(family: Sequence["Stock"]) -> str:
+    names = [item.name for item in family]
+    return names[0] if len(names) == 1 else f"{commonprefix(names)}*"  # noqa: RUF071 (no paths)
 
 
 def _no_match(part: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ def execute(options: argparse.Namespace) -> int:
     """Unpack, fetch, decode."""
     from spurbench.dataset import find_dataset
     from spurbench.datatools.prepare import build_cache, cache_bytes, prepare_files
-    from spurbench.errors import ConfigError, DataMissing
+    from spurbench.errors import ConfigError, data_missing
 
     spec = find_dataset(options.dataset, plugins_of(options))
     root = data_root_of(options)
@@ -21,7 +21,11 @@ def execute(options: argparse.Namespace) -> int:
     if archives is not None and not (archives.is_dir() or options.download):
         raise ConfigError(f"--archives {archives} is not a folder")
     if root is None and spec.info.archives:
-        raise DataMissing(f"{spec.info.name} needs --data-root DIR (or $SPURBENCH_DATA), where it will be unpacked")
+        raise data_missing(
+            f"{spec.info.name} needs a data root, in which it is unpacked",
+            get=spec.info.source,
+            then=f"spurbench data prepare {options.dataset} --data-root DIR",
+        )
     with live_observer(f"preparing {spec.info.name}") as observer:
 
         def progress(task: str, done: int, total: int) -> None:

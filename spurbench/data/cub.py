@@ -5,13 +5,15 @@ WaterBirds and TravelingBirds are made of these images and share their names, ma
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from spurbench.data.csv_columns import TextRow, good_rows, require_new
 from spurbench.data.image_files import CUB_FOLDER, cub_lines
 from spurbench.data.image_table import Row, Table
+from spurbench.data.row_faults import BadRow
 from spurbench.errors import DataError
 
 __all__ = ["CubImage", "Species", "cub_table", "find_cub", "is_cub", "read_cub", "species_table"]
@@ -100,21 +102,27 @@ def read_cub(folder: Path) -> tuple[CubImage, ...]:
         DataError: a text file is missing or malformed, or knows nothing of an image that ``images.txt`` lists.
     """
     images = folder / "images.txt"
-    labels = _column(folder / "image_class_labels.txt", NUMBERS, f"a class from 1 to {NUM_SPECIES}")
-    training = _column(folder / "train_test_split.txt", {"0": 0, "1": 1}, "1 (training) or 0 (test)")
-    birds, lines = [], dict[str, int]()
-    for line, key, name in _lines(images):
-        for column, file in ((labels, "image_class_labels.txt"), (training, "train_test_split.txt")):
-            if key not in column:
-                raise DataError(f"{folder / file} has no line for id {key}, {name} ({images}, line {line})")
-        if lines.setdefault(name, line) != line:
-            raise DataError(f"{images}, line {line}: {name} was already listed in line {lines[name]}")
+    labels = _read_values(folder / "image_class_labels.txt", NUMBERS, f"a class from 1 to {NUM_SPECIES}")
+    training = _read_values(folder / "train_test_split.txt", {"0": 0, "1": 1}, "1 (training) or 0 (test)")
+    lines = dict[str, int]()
+
+    def bird(row: TextRow) -> CubImage | None:
+        key, name = row.cells
+        require_new(lines, name, row.line)
+        for values in (labels, training):
+            if key not in values.of:
+                raise BadRow(f"{values.path.name} has no line for id {key}, {name}")
         if not key.isdecimal() or name.startswith("/") or ".." in name.split("/") or "/" not in name:
-            raise DataError(f"{images}, line {line}: '{key} {name}' is not an id and a path such as 001.Species/1.jpg")
-        birds.append(CubImage(id=int(key), line=line, name=name, y=labels[key] - 1, is_training=bool(training[key])))
+            raise BadRow(f"'{key} {name}' is not an id and a path such as 001.Species/1.jpg")
+        label, part = labels.of[key], training.of[key]
+        if label is None or part is None:
+            return None
+        return CubImage(id=int(key), line=row.line, name=name, y=label - 1, is_training=bool(part))
+
+    birds = tuple(one for one in good_rows(_rows(images), bird) if one is not None)
     if not birds:
         raise DataError(f"{images} is empty; unpack CUB_200_2011.tgz again")
-    return tuple(birds)
+    return birds
 
 
 def cub_table(folder: Path, birds: Sequence[CubImage], split_of: Callable[[CubImage], str]) -> Table:
@@ -129,17 +137,32 @@ def cub_table(folder: Path, birds: Sequence[CubImage], split_of: Callable[[CubIm
 NUMBERS = {str(number): number for number in range(1, NUM_SPECIES + 1)}
 
 
-def _column(path: Path, values: dict[str, int], expected: str) -> dict[str, int]:
-    """Value by image id."""
-    column = {}
-    for line, key, text in _lines(path):
-        if text not in values:
-            raise DataError(f"{path}, line {line}: '{text}' is not {expected}")
-        column[key] = values[text]
-    return column
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What one of the text files says of the images."""
+
+    path: Path
+    of: dict[str, int | None]
+    """By id; None where the line was told to be bad."""
 
 
-def _lines(path: Path) -> list[tuple[int, str, str]]:
+def _read_values(path: Path, allowed: Mapping[str, int], expected: str) -> _Values:
+    of: dict[str, int | None] = {}
+
+    def value(row: TextRow) -> tuple[str, int]:
+        key, text = row.cells
+        of[key] = None
+        if text not in allowed:
+            raise BadRow(f"'{text}' is not {expected}")
+        return key, allowed[text]
+
+    for key, number in good_rows(_rows(path), value):
+        of[key] = number
+    return _Values(path, of)
+
+
+def _rows(path: Path) -> Iterator[TextRow]:
+    """Id and value of every line."""
     if not path.is_file():
         raise DataError(f"{path} is missing; it is a part of CUB_200_2011.tgz: unpack that again")
-    return list(cub_lines(path))
+    return (TextRow(path, line, number, [key, rest]) for number, (line, key, rest) in enumerate(cub_lines(path)))

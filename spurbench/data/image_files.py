@@ -158,8 +158,8 @@ def find_boxes(
         boxes_by_key = _read_cub_boxes(boxes_folder)
         if boxes_by_key is None:
             continue
-        boxes = tuple((boxes_by_key[image.key],) if image.key in boxes_by_key else () for image in images)
-        missing = [position for position, found in enumerate(boxes) if not found]
+        boxes = tuple(boxes_by_key.get(image.key, ()) for image in images)
+        missing = [position for position, image in enumerate(images) if image.key not in boxes_by_key]
         if missing and keeping_faults() and len(missing) < len(boxes):
             for position in missing:
                 problem = f"{boxes_folder}/bounding_boxes.txt has no box of {images[position].key}"
@@ -179,8 +179,7 @@ def find_boxes(
 def cub_lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, id and rest of every line of one of CUB's text files; the rest may hold spaces.
 
-    Raises:
-        DataError: a line that is not an id and a value, or an id that appears twice.
+    A line that is not an id and a value, or whose id appeared before, is a fault of that line (``tell_fault``).
     """
     seen = set()
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -188,11 +187,14 @@ def cub_lines(path: Path) -> Iterator[tuple[int, str, str]]:
             continue
         key, _, rest = line.strip().partition(" ")
         if not rest.strip():
-            raise DataError(f"{path}, line {number}: '{line}' is not an id followed by a value; is the file cut off?")
-        if key in seen:
-            raise DataError(f"{path}, line {number}: id {key} appears twice")
-        seen.add(key)
-        yield number, key, rest.strip()
+            tell_fault(
+                "row", f"{path}, line {number}", f"'{line}' is not an id followed by a value; is the file cut off?"
+            )
+        elif key in seen:
+            tell_fault("row", f"{path}, line {number}", f"id {key} appears twice")
+        else:
+            seen.add(key)
+            yield number, key, rest.strip()
 
 
 def search_places(folder: Path, root: Path) -> tuple[Path, ...]:
@@ -259,8 +261,10 @@ def _listed_masks(table: Table, folder: Path, existing: ExistingFiles) -> tuple[
     return tuple(None if mask is None or mask not in existing else mask for mask in masks)
 
 
-def _read_cub_boxes(folder: Path) -> dict[str, Box] | None:
-    """Boxes by image key, from ``images.txt`` and ``bounding_boxes.txt``; None when ``folder`` has no boxes.
+def _read_cub_boxes(folder: Path) -> dict[str, tuple[Box, ...]] | None:
+    """The box by image key, from ``images.txt`` and ``bounding_boxes.txt``; None when ``folder`` has no boxes.
+
+    A line that is no box is told (``tell_fault``), and its image then has none.
 
     The ids in the two files only link them; they are not row numbers of any other table.
     """
@@ -275,12 +279,14 @@ def _read_cub_boxes(folder: Path) -> dict[str, Box] | None:
     return {name: boxes[key] for key, name in keys.items() if key in boxes}
 
 
-def _cub_box(path: Path, key: str, text: str) -> Box:
-    """The box as xyxy, from CUB's ``x y width height``."""
+def _cub_box(path: Path, key: str, text: str) -> tuple[Box, ...]:
+    """The box as xyxy, from CUB's ``x y width height``; empty where the fault is kept."""
     try:
         x, y, width, height = map(float, text.split())
     except ValueError:
-        raise DataError(f"{path}, id {key}: '{text}' is not x y width height in pixels") from None
+        tell_fault("box", f"{path}, id {key}", f"'{text}' is not x y width height in pixels")
+        return ()
     if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
-        raise DataError(f"{path}, id {key}: box '{text}' is empty or not finite")
-    return x, y, x + width, y + height
+        tell_fault("box", f"{path}, id {key}", f"box '{text}' is empty or not finite")
+        return ()
+    return ((x, y, x + width, y + height),)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from spurbench.data.row_faults import keeping_faults, tell_fault
+from spurbench.data.row_faults import BadRow, keeping_faults, tell_fault
 from spurbench.errors import DataError
 
 __all__ = [
@@ -207,14 +207,10 @@ def _good_rows(path: Path, reader: "_RowReader", records: Iterator[tuple[int, li
     for line, cells in records:
         try:
             row = reader.read(line, cells)
-        except _BadRow as error:
+        except BadRow as error:
             tell_fault("row", f"{path}, line {line}", str(error))
         else:
             yield row
-
-
-class _BadRow(Exception):
-    """What is wrong with a row."""
 
 
 class _RowReader:
@@ -323,7 +319,7 @@ class _RowReader:
 
 
 def _fail(problem: str) -> NoReturn:
-    raise _BadRow(problem)
+    raise BadRow(problem)
 
 
 class _Splits:

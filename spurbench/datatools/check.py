@@ -15,7 +15,15 @@ from spurbench.data.decoding import single_threaded_operations, squash_boxes, sq
 from spurbench.data.image_set import ImageRecord, ImageSplit, image_size
 from spurbench.data.row_faults import RowFault, kept_faults
 from spurbench.data.transforms import evaluation_boxes, evaluation_masks
-from spurbench.dataset import Archive, Dataset, DatasetInfo, DatasetSpec, SplitData, TransformedDataset
+from spurbench.dataset import (
+    UNCHANGED,
+    Archive,
+    Dataset,
+    DatasetInfo,
+    DatasetSpec,
+    SplitData,
+    TransformedDataset,
+)
 from spurbench.datatools.archives import archive_fault, find_archive
 from spurbench.datatools.threads import in_order
 from spurbench.datatools.warnings import kept_warnings
@@ -104,6 +112,8 @@ class CheckReport:
     num_bytes: int = 0
     """Of image files."""
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What was not compared, and why."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -143,6 +153,7 @@ class CheckReport:
             "seconds": round(self.seconds, 3),
             "errors": [finding.document() for finding in self.errors],
             "warnings": [finding.document() for finding in self.warnings],
+            "notes": self.notes,
         }
 
 
@@ -229,7 +240,8 @@ def _open(report: CheckReport, spec: DatasetSpec, root: Path | None) -> Dataset 
     except DataMissing as error:
         if not report.archives:
             raise
-        problem = f"not unpacked: spurbench data prepare {spec.info.name}. {error}"
+        what = str(error).partition("\n")[0]
+        problem = f"not unpacked: spurbench data prepare {spec.info.name} ({what})"
         report.findings.append(Finding(kind="open", severity="error", where=place, problem=problem))
         return None
     except DataError as error:
@@ -515,6 +527,14 @@ def _where(dataset: Dataset, name: str, index: int) -> str:
 
 
 def _check_reference(report: CheckReport, spec: DatasetSpec, dataset: Dataset) -> None:
+    plain = _plain(dataset)
+    if plain is not dataset and (spec.check or plain.info.expected_counts or plain.info.likely_counts):
+        changed = ", ".join(name for name in dataset.info.splits if name not in UNCHANGED)
+        change = dataset.info.name.removeprefix(plain.info.name)
+        report.notes.append(
+            f"files, labels and counts were compared with what is published of {plain.info.name}; what {change} makes "
+            f"of the images of {changed} was not, for no such images are published"
+        )
     if spec.check is None:
         return
     faults: Iterator[Any] = iter(spec.check(dataset))

@@ -13,7 +13,7 @@ import spurbench
 from spurbench.data.cache import readable_size
 from spurbench.dataset import Archive
 from spurbench.datatools.archives import archive_fault, refuse_web_page
-from spurbench.errors import DataError, DataMissing
+from spurbench.errors import DataError, DataMissing, data_missing
 
 __all__ = ["download"]
 
@@ -34,7 +34,7 @@ def download(archive: Archive, folder: Path, progress: Progress, *, pause: float
         DataError: what came is a web page or not the published file.
     """
     if urllib.parse.urlsplit(archive.url).scheme not in ("http", "https"):
-        raise DataMissing(f"{archive.filename} has no address to fetch it from; {_by_hand(archive, folder)}")
+        raise _not_fetched(archive, folder, f"{archive.filename} has no address to fetch it from")
     target = folder / archive.filename
     part = folder / f"{archive.filename}.part"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,16 +51,13 @@ def download(archive: Archive, folder: Path, progress: Progress, *, pause: float
             if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and before:
                 part.unlink()  # not a beginning of what is there now
                 continue
-            raise DataMissing(
-                f"{archive.url} answers {error.code} {error.reason}; {_by_hand(archive, folder)}"
-            ) from error
+            raise _not_fetched(archive, folder, f"{archive.url} answers {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
     else:
         kept = f"; {readable_size(_size(part))} are kept in {part}, and the same command goes on from there"
-        raise DataMissing(
-            f"cannot fetch {archive.url}: {problem}{kept if _size(part) else ''}; {_by_hand(archive, folder)}"
-        )
+        what = f"cannot fetch {archive.url}: {problem}{kept if _size(part) else ''}"
+        raise _not_fetched(archive, folder, what)
     fault = archive_fault(part, archive, hashed=True, progress=progress)
     if fault is not None:
         part.unlink()  # continuing it would not help
@@ -102,5 +99,5 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _by_hand(archive: Archive, folder: Path) -> str:
-    return f"fetch it by hand and put it to {folder / archive.filename}"
+def _not_fetched(archive: Archive, folder: Path, what: str) -> DataMissing:
+    return data_missing(what, get=f"fetch it by hand and put it to {folder / archive.filename}")

@@ -1,6 +1,7 @@
 """Drawn datasets put into a folder, beside what is there already and never over it."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from spurbench.dataset import DatasetSpec
@@ -32,20 +33,28 @@ def write_drawn(spec: DatasetSpec, folder: Path) -> tuple[Path, ...]:
         lease = Lease.try_take(workplace)
         if lease is None:
             raise ConfigError(f"another process is writing {spec.info.name} to {folder}; wait for it")
-        with lease:
-            if not (workplace / COMPLETE).exists():
-                shutil.rmtree(content, ignore_errors=True)
-                spec.write(content)
-            names = sorted(path.name for path in content.iterdir())
-            clashes = [name for name in names if (folder / name).exists()]
-            if not clashes:
+        try:
+            with lease:
+                if not (workplace / COMPLETE).exists():
+                    _require_free(spec, folder, spec.writes)
+                    shutil.rmtree(content, ignore_errors=True)
+                    spec.write(content)
+                names = sorted(path.name for path in content.iterdir())
+                _require_free(spec, folder, names)
                 (workplace / COMPLETE).touch()
                 written = tuple((content / name).rename(folder / name) for name in names)
+        except ConfigError:
+            shutil.rmtree(workplace)
+            raise
         shutil.rmtree(workplace)
     except OSError as error:
         raise ConfigError(f"cannot write {spec.info.name} to {folder}: {error.strerror or error}") from error
+    return written
+
+
+def _require_free(spec: DatasetSpec, folder: Path, names: Sequence[str]) -> None:
+    clashes = [name for name in names if (folder / name).exists()]
     if clashes:
         raise ConfigError(
             f"{folder} has {', '.join(clashes)} already, which {spec.info.name} would write; name another folder"
         )
-    return written

@@ -23,6 +23,8 @@ class Stock:
     """What is known of one dataset."""
 
     name: str
+    origin: str
+    """Module or file that declares it."""
     version: str
     state: State
     """``other counts``: it opens, but has not the published number of images; ``packed``: only archives are there."""
@@ -54,15 +56,16 @@ def take_stock(registry: Registry, root: Path | None, part: str = "") -> Iterato
     """Every registered dataset with ``part`` in its name, sorted; without those that only read people's own folders."""
     for name, entry in sorted(registry.entries.items()):
         if entry.value.info.classes and part.lower() in name:
-            yield _look(name, entry.value, root)
+            yield _look(name, entry.origin, entry.value, root)
 
 
-def _look(name: str, spec: DatasetSpec, root: Path | None) -> Stock:
+def _look(name: str, origin: str, spec: DatasetSpec, root: Path | None) -> Stock:
     state, dataset, advice = _state(spec, root)
     info = spec.info if dataset is None else dataset.info
     sizes = [archive.size for archive in spec.info.archives]
     return Stock(
         name=name,
+        origin=origin,
         version=info.version,
         state=state,
         images=None if dataset is None else sum(len(dataset.split(split)) for split in info.splits),

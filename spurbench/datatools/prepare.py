@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from spurbench.dataset import Archive, Dataset, DatasetSpec, content_key
 from spurbench.datatools.archives import archive_fault, find_archive, unpack
 from spurbench.datatools.download import download
 from spurbench.datatools.warnings import kept_warnings
-from spurbench.errors import DataError, DataMissing
+from spurbench.errors import DataError, DataMissing, data_missing
 from spurbench.lease import Lease, owner_of
 
 __all__ = ["archive_places", "build_cache", "cache_bytes", "prepare_files"]
@@ -62,11 +63,12 @@ def prepare_files(
         if dataset is not None and _complete(spec, dataset):
             return dataset
     if dataset is None:
-        if isinstance(problem, DataError):
+        if not isinstance(problem, DataMissing):
+            assert problem is not None  # since nothing was opened
             raise problem
-        raise DataMissing(f"{_wanted(spec, absent, places)} {problem}") from problem
+        raise _not_there(spec, root, absent, places, problem) from problem
     if absent:
-        tell(f"{spec.info.name} opens, without {_lacking(spec, dataset)}. {_wanted(spec, absent, places)}")
+        tell(f"{spec.info.name} opens, without {_lacking(spec, dataset)}; not found: {_wanted(absent, places)}")
     return dataset
 
 
@@ -144,14 +146,24 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def _wanted(spec: DatasetSpec, absent: Sequence[Archive], places: Sequence[Path]) -> str:
-    """Which archives are not there, and how to get them."""
+def _not_there(
+    spec: DatasetSpec, root: Path, absent: Sequence[Archive], places: Sequence[Path], problem: DataMissing
+) -> DataMissing:
+    """Why there is nothing to open, and how to get what is missing."""
     if not spec.info.archives:
-        return f"no archive of {spec.info.name} is known: unpack it by hand."
+        return DataMissing(f"nothing to unpack, since no archive of {spec.info.name} is known; {problem}")
     if not absent:
-        return f"all archives of {spec.info.name} were unpacked."
-    fetched = [archive.filename for archive in absent if archive.url]
-    names = ", ".join(archive.filename for archive in absent)
-    where = " or ".join(f"{place}/" for place in places)
-    advice = f" --download fetches {', '.join(fetched)}." if fetched else ""
-    return f"not found in {where}: {names}.{advice}"
+        return DataMissing(f"all archives of {spec.info.name} are unpacked, and yet {problem}")
+    download = " --download" if any(archive.url for archive in absent) else ""
+    return data_missing(
+        str(problem).partition("\n")[0],
+        looked_for=_wanted(absent, places),
+        get=spec.info.source,
+        then=f"spurbench data prepare {spec.info.name} --data-root {shlex.quote(str(root))}{download}",
+    )
+
+
+def _wanted(absent: Sequence[Archive], places: Sequence[Path]) -> str:
+    """Which archives are not there."""
+    names = [f"{archive.filename}{' (--download fetches it)' if archive.url else ''}" for archive in absent]
+    return f"{', '.join(names)} in {' and '.join(f'{place}/' for place in places)}"

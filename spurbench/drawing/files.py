@@ -12,9 +12,19 @@ from spurbench.data.image_table import ATTRIBUTE_NAME, BOX_COLUMNS, CLASS_NAME, 
 from spurbench.drawing.sets import DrawnDataset
 from spurbench.errors import ConfigError
 
-__all__ = ["require_new_folder", "save_jpeg", "save_mask", "save_png", "write_csv", "write_table_folder"]
+__all__ = [
+    "TABLE_FOLDER",
+    "require_new_folder",
+    "save_jpeg",
+    "save_mask",
+    "save_png",
+    "write_csv",
+    "write_table_folder",
+]
 
 JPEG_QUALITY = 95
+TABLE_FOLDER = ("images", "masks", "metadata.csv")
+"""What ``write_table_folder`` writes."""
 
 
 def require_new_folder(folder: Path) -> None:

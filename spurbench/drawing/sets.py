@@ -131,9 +131,11 @@ def paired_splits(percent: int) -> dict[str, tuple[int, ...]]:
     return {"train": paired_counts(2000, percent), "val": paired_counts(1000, 50), "test": paired_counts(1000, 50)}
 
 
-def drawn_spec(dataset: DrawnDataset[D], write: Callable[[DrawnDataset[D], Path], None]) -> DatasetSpec:
-    """What the registry holds of a drawn dataset, which ``write`` writes to an empty folder."""
-    return DatasetSpec(info=dataset.info, open=partial(_open, dataset), write=partial(write, dataset))
+def drawn_spec(
+    dataset: DrawnDataset[D], write: Callable[[DrawnDataset[D], Path], None], writes: tuple[str, ...]
+) -> DatasetSpec:
+    """What the registry holds of a drawn dataset, of which ``write`` writes ``writes`` to an empty folder."""
+    return DatasetSpec(info=dataset.info, open=partial(_open, dataset), write=partial(write, dataset), writes=writes)
 
 
 def paired_counts(size: int, percent: int) -> tuple[int, int, int, int]:

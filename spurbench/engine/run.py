@@ -315,14 +315,16 @@ def _check_access(job: _Job, dataset: Dataset) -> None:
     lacking = Access.NONE
     if info.attributes is None:
         lacking |= Access.TRAIN_GROUPS | Access.VAL_GROUPS
-    if not info.has_masks:
-        lacking |= Access.REGIONS
-    missing = registry.get(name).value.access & lacking
+    wanted = registry.get(name).value.access
+    if not info.has_masks or (Access.REGIONS in wanted and dataset.split("train")[0].mask is None):
+        lacking |= Access.REGIONS  # some sets have masks of their test images only
+    missing = wanted & lacking
     if missing:
         what = "object masks" if missing == Access.REGIONS else "group labels"
+        none = "none for training" if missing == Access.REGIONS and info.has_masks else "none"
         others = sorted(other for other, entry in registry.entries.items() if not entry.value.access & lacking)
         raise ConfigError(
-            f"method {name} needs {what} ({missing.names()}), and {info.name} has none; "
+            f"method {name} needs {what} ({missing.names()}), and {info.name} has {none}; "
             f"methods that do without: {', '.join(others)}"
             + ("; a metadata.csv has groups if it has a column place or a" if info.attributes is None else "")
         )

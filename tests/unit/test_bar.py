@@ -79,7 +79,7 @@ def test_a_name_without_a_known_action(root: Path, name: str) -> None:
 def test_missing(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
-    with pytest.raises(DataMissing, match=r"bar not found .*train/climbing_0\.jpg .*github\.com/alinlab/BAR"):
+    with pytest.raises(DataMissing, match=r"(?s)bar not found .*train/climbing_0\.jpg .*github\.com/alinlab/BAR"):
         SPEC.open(tmp_path)
     with pytest.raises(DataMissing, match=r"needs a data root"):
         SPEC.open(None)

@@ -80,7 +80,7 @@ def test_missing(root: Path) -> None:
     with pytest.raises(DataError, match=r"bffhq in .*: no images for val"):
         SPEC.open(root)
     (root / "bffhq/valid").rmdir()
-    with pytest.raises(DataMissing, match=r"bffhq not found .*0\.5pct/align/, valid/ and test/.*Learning-Debiased"):
+    with pytest.raises(DataMissing, match=r"(?s)bffhq not found .*0\.5pct/align/, valid/ and test/.*Learning-Debiased"):
         SPEC.open(root)
     with pytest.raises(DataMissing, match=r"needs a data root"):
         SPEC.open(None)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from layouts import damage_at_random, groups_of, guesses, pixels_of, replace_text, write_csv, write_image
 
+from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.camelyon17 import DATASETS
 from spurbench.errors import DataError, DataMissing
 from spurbench.metrics.group import accuracy, group_counts, worst_attribute
@@ -91,7 +92,7 @@ def test_zeros_before_the_patient_stay(tmp_path: Path) -> None:
 
 
 def test_missing_data(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"metadata.csv and patches/ in camelyon17_v1.0/.*10.7 GB"):
+    with pytest.raises(DataMissing, match=r"(?s)metadata.csv and patches/ in camelyon17_v1.0/.*10.7 GB"):
         SPEC.open(tmp_path)
 
 
@@ -119,6 +120,23 @@ def test_bad_values(tmp_path: Path, column: str, value: object, message: str) ->
     write_csv(folder / "metadata.csv", table)
     with pytest.raises(DataError, match=f"metadata.csv, line {number + 2}: {message}"):
         SPEC.open(tmp_path)
+
+
+def test_the_check_names_every_faulty_row(tmp_path: Path) -> None:
+    folder = write_camelyon17(tmp_path)
+    table = rows()
+    table[0]["tumor"], table[1]["center"] = 2, 7
+    write_csv(folder / "metadata.csv", table)
+    path = folder / path_of(rows()[4])
+    path.unlink()
+    with kept_faults() as faults:
+        dataset = SPEC.open(tmp_path)
+    assert [(fault.kind, fault.where, fault.problem) for fault in faults] == [
+        ("row", f"{folder}/metadata.csv, line 2", "tumor is '2', expected one of 0, 1"),
+        ("row", f"{folder}/metadata.csv, line 3", "center is '7', expected one of 0, 1, 2, 3, 4"),
+        ("file", f"{folder}/metadata.csv, line 6", f"image {path} is missing"),
+    ]
+    assert sum(len(dataset.split(name)) for name in SPLITS) == len(rows()) - 3
 
 
 def test_random_damage_is_never_a_traceback(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from layouts import damage_at_random, groups_of, guesses, pixels_of, replace_tex
 from PIL import Image
 
 from spurbench.data.image_set import ImageRecord, ImageSplit
+from spurbench.data.row_faults import kept_faults
 from spurbench.dataset import Dataset
 from spurbench.datasets.celeba import DATASETS
 from spurbench.errors import DataError, DataMissing
@@ -101,7 +102,7 @@ def test_order_of_the_tables_does_not_matter_to_the_join(tmp_path: Path) -> None
 
 
 def test_missing_data_says_where_and_what(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"celebA_v1.0/, celeba/, archive/.*mmlab"):
+    with pytest.raises(DataMissing, match=r"(?s)celebA_v1.0/, celeba/, archive/.*mmlab"):
         SPEC.open(tmp_path)
     with pytest.raises(DataMissing, match="--data-root DIR"):
         SPEC.open(None)
@@ -112,11 +113,11 @@ def test_missing_data_says_where_and_what(tmp_path: Path) -> None:
     [
         ("wilds", "list_attr_celeba.csv", "Blond_Hair", "Blonde", "missing column Blond_Hair; found image_id,"),
         ("wilds", "list_attr_celeba.csv", "\n000003.jpg,", "\n000003.jpg,1,", "line 4: 42 values, expected 41"),
-        ("wilds", "list_attr_celeba.csv", "000003.jpg", "000004.jpg", "line 5: 000004.jpg is listed twice, or is not"),
-        ("wilds", "list_eval_partition.csv", "000003.jpg", "000004.jpg", "line 5: 000004.jpg is listed twice"),
+        ("wilds", "list_attr_celeba.csv", "000003.jpg", "000004.jpg", "line 5: 000004.jpg was already listed"),
+        ("wilds", "list_eval_partition.csv", "000003.jpg", "000004.jpg", "line 5: 000004.jpg was already listed"),
         ("wilds", "list_eval_partition.csv", "000003.jpg", "000003.jpg ,7\n9", "line 4: partition is '7', expected"),
-        ("wilds", "list_eval_partition.csv", "000003.jpg", "x.jpg,1\n000003.jpg", "1 images are not in .*first x.jpg"),
-        ("torchvision", "list_attr_celeba.txt", "22\n", "23\n", "announces 23 images, but 21 follow"),
+        ("wilds", "list_eval_partition.csv", "000003.jpg", "x.jpg,1\n000003.jpg", "line 4: x.jpg is not in list_attr"),
+        ("torchvision", "list_attr_celeba.txt", "22\n", "23\n", "line 1: announces 23 images, but 21 follow"),
         ("torchvision", "list_attr_celeba.txt", "21\n", "many\n", "expected the number of images in line 1"),
         ("torchvision", "list_attr_celeba.txt", "Male", "Boy", "attribute names in line 2"),
         ("torchvision", "list_attr_celeba.txt", "000003.jpg", "000003.jpg 1", "line 5: 42 values"),
@@ -150,12 +151,53 @@ def test_bad_values_and_missing_files(tmp_path: Path) -> None:
         SPEC.open(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["wilds", "torchvision"])
+def test_the_check_names_every_faulty_row(tmp_path: Path, layout: str) -> None:
+    folder = write_celeba(tmp_path, layout)
+    labels, splits = (next(folder.glob(f"{name}.*")) for name in ("list_attr_celeba", "list_eval_partition"))
+    head, gap = (1, ",") if layout == "wilds" else (2, " ")
+    rows = [line.split(gap) for line in labels.read_text().splitlines()[head:]]
+    rows = [[cell for cell in row if cell] for row in rows]
+    rows[2][10] = "2"
+    rows[4].append("1")
+    rows[6][0] = rows[5][0]
+    header = labels.read_text().splitlines()[:head]
+    labels.write_text("\n".join([*header, *(gap.join(row) for row in rows)]) + "\n")
+    replace_text(splits, f"000010.jpg{gap}", f"000010.jpg{gap}9")
+    replace_text(splits, "000012.jpg", "x.jpg")
+    image = folder / "img_align_celeba" / "000009.jpg"
+    image.unlink()
+    with kept_faults() as faults:
+        dataset = SPEC.open(tmp_path)
+    at = 2 if layout == "wilds" else 1  # line of the first image in the table of splits
+    assert [(fault.kind, fault.where, fault.problem.partition(",")[0]) for fault in faults] == [
+        ("row", f"{splits}, line {at + 9}", f"partition is '9{SPLITS.index(cells()[9][0])}'"),
+        ("row", f"{labels}, line {head + 3}", "Blond_Hair is '2'"),
+        ("row", f"{labels}, line {head + 5}", "42 values"),
+        ("row", f"{labels}, line {head + 7}", "000006.jpg was already listed in line " + str(head + 6)),
+        ("row", f"{labels}, line {head + 12}", "000012.jpg is not in " + splits.name),
+        ("row", f"{splits}, line {at + 4}", "000005.jpg is not in " + labels.name),
+        ("row", f"{splits}, line {at + 6}", "000007.jpg is not in " + labels.name),
+        ("row", f"{splits}, line {at + 11}", "x.jpg is not in " + labels.name),
+        ("file", f"{labels}, line {head + 9}", f"image {image} is missing"),
+    ]
+    assert sum(len(dataset.split(name)) for name in SPLITS) == len(cells()) - 6  # 3, 5, 7, 9, 10 and 12
+    with pytest.raises(DataError, match=rf"^{splits}, line {at + 9}: partition is"):
+        SPEC.open(tmp_path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["list_attr_celeba", "list_eval_partition"])
 def test_random_damage_is_never_a_traceback(tmp_path: Path, layout: str, name: str) -> None:
     folder = write_celeba(tmp_path, layout)
     path = next(folder.glob(f"{name}.*"))
     assert damage_at_random(path, lambda: SPEC.open(tmp_path)) > 10
+
+    def keeping_faults() -> None:
+        with kept_faults():
+            SPEC.open(tmp_path)
+
+    assert damage_at_random(path, keeping_faults) > 0  # a header, or bytes that are no text
 
 
 def test_checksums_of_the_text_tables(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spurbench.data.csv_columns import choose, read_columns
+from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows, read_columns, require_new
+from spurbench.data.row_faults import BadRow, kept_faults
 from spurbench.errors import DataError
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
@@ -59,9 +60,33 @@ def test_damage(tmp_path: Path, text: bytes, message: str) -> None:
         list(read_columns(path, ("a", "b")))
 
 
-def test_choose(tmp_path: Path) -> None:
-    assert choose(tmp_path, 3, "y", "1", {"0": False, "1": True}) is True
-    with pytest.raises(DataError, match=r"line 3: y is '2', expected one of 0, 1$"):
-        choose(tmp_path, 3, "y", "2", {"0": 0, "1": 1})
-    with pytest.raises(DataError, match=r"expected one of 0 ... 99 \(100 values\)$"):
-        choose(tmp_path, 3, "y", "-1", {str(value): value for value in range(100)})
+def test_choose() -> None:
+    assert choose("y", "1", {"0": False, "1": True}) is True
+    with pytest.raises(BadRow, match=r"^y is '2', expected one of 0, 1$"):
+        choose("y", "2", {"0": 0, "1": 1})
+    with pytest.raises(BadRow, match=r"expected one of 0 ... 99 \(100 values\)$"):
+        choose("y", "-1", {str(value): value for value in range(100)})
+
+
+def test_bad_rows_are_told_or_kept_and_still_counted(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("name,y\na,0\nb\n\nc,7\na,1\nd,1\n")
+    lines: dict[str, int] = {}
+
+    def read(row: TextRow) -> tuple[int, str, int]:
+        name, y = row.cells
+        require_new(lines, name, row.line)
+        return row.number, name, choose("y", y, {"0": 0, "1": 1})
+
+    with pytest.raises(DataError, match=rf"^{path}, line 3: 1 values, expected 2"):
+        list(good_rows(column_rows(path, ("name", "y")), read))
+    lines.clear()
+    with kept_faults() as faults:
+        for _ in range(2):  # some files are read twice
+            lines.clear()
+            assert list(good_rows(column_rows(path, ("name", "y")), read)) == [(0, "a", 0), (4, "d", 1)]
+    assert [(fault.kind, fault.where, fault.problem.partition(",")[0]) for fault in faults] == [
+        ("row", f"{path}, line 3", "1 values"),
+        ("row", f"{path}, line 5", "y is '7'"),
+        ("row", f"{path}, line 6", "a was already listed in line 2"),
+    ]

@@ -13,6 +13,7 @@ from cub_layout import SPECIES, CubLayout, pixels, write_cub
 
 from spurbench.data.cub import read_cub, species_table
 from spurbench.data.draws import held_out, ranked
+from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.cub import CLASSES, COUNTS, DATASETS
 from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import ImageDataset
@@ -170,9 +171,9 @@ def test_check_names_a_bird_among_strangers(cub: CubLayout) -> None:
 
 
 def test_missing_data_says_what_and_from_where(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"--data-root DIR or set \$SPURBENCH_DATA .* CUB_200_2011/"):
+    with pytest.raises(DataMissing, match=r"CUB_200_2011/ below --data-root DIR or \$SPURBENCH_DATA, which are"):
         SPEC.open(None)
-    with pytest.raises(DataMissing, match=r"looked for images.txt.*https://data.caltech.edu.*segmentations.tgz"):
+    with pytest.raises(DataMissing, match=r"(?s)looked for: +images.txt.*https://data.caltech.edu.*segmentations.tgz"):
         SPEC.open(tmp_path)
 
 
@@ -183,7 +184,7 @@ def test_missing_data_says_what_and_from_where(tmp_path: Path) -> None:
         ("images.txt", "13 001.", "3 001.", r"images.txt, line 2: id 3 appears twice"),
         ("images.txt", "3 001.Black_footed_Albatross/", "3 ../", r"images.txt, line 1: .* is not an id and a path"),
         ("image_class_labels.txt", "3 1\n", "3 201\n", r"image_class_labels.txt, line \d+: '201' is not a class from"),
-        ("image_class_labels.txt", "\n3 1\n", "\n", r"no line for id 3, 001.Black.* \(.*images.txt, line 1\)"),
+        ("image_class_labels.txt", "\n3 1\n", "\n", r"images.txt, line 1: .*_labels.txt has no line for id 3, 001"),
         ("train_test_split.txt", "3 1\n", "3 2\n", r"train_test_split.txt, line \d+: '2' is not 1 \(training\) or 0"),
         ("train_test_split.txt", "3 1\n", "3\n", r"train_test_split.txt, line 1: '3' is not an id followed by"),
         ("bounding_boxes.txt", "3 2.0 3.5 20.0 21.3", "3 2.0 3.5", r"bounding_boxes.txt, id 3: .* is not x y width"),
@@ -216,6 +217,68 @@ def test_missing_files_are_named(cub: CubLayout) -> None:
     cub.image(cub.birds[2]).unlink()
     with pytest.raises(DataError, match=r"1 of 48 listed images are missing, the first: .*Albatross_0002_23.jpg"):
         SPEC.open(cub.root)
+
+
+def test_the_check_names_every_faulty_line(cub: CubLayout) -> None:
+    first, second, third, fourth, fifth, *_ = cub.birds
+    for file, old, new in (
+        ("images.txt", f"{first.id} {first.name}", f"{first.id} ../{first.name}"),
+        ("images.txt", third.name, second.name),
+        ("image_class_labels.txt", f"\n{fourth.id} 1\n", f"\n{fourth.id} 201\n"),
+        ("train_test_split.txt", f"\n{second.id} 1\n", "\n"),
+    ):
+        path = cub.folder / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+    cub.image(fifth).unlink()
+    with kept_faults() as faults:
+        dataset = opened(cub.root)
+    labels = (cub.folder / "image_class_labels.txt").read_text().splitlines()
+    images = cub.folder / "images.txt"
+    assert [(fault.kind, fault.where, fault.problem) for fault in faults] == [
+        (
+            *("row", f"{cub.folder}/image_class_labels.txt, line {labels.index(f'{fourth.id} 201') + 1}"),
+            "'201' is not a class from 1 to 200",
+        ),
+        (
+            *("row", f"{images}, line 1"),
+            f"'{first.id} ../{first.name}' is not an id and a path such as 001.Species/1.jpg",
+        ),
+        ("row", f"{images}, line 2", f"train_test_split.txt has no line for id {second.id}, {second.name}"),
+        ("row", f"{images}, line 3", f"{second.name} was already listed in line 2"),
+        ("file", f"{images}, line 5", f"image {cub.image(fifth)} is missing"),
+    ]
+    assert sum(len(dataset.split(name)) for name in dataset.info.splits) == len(cub.birds) - 5
+
+
+def test_the_check_goes_on_after_lines_that_are_cut_off(cub: CubLayout) -> None:
+    first, second, third, *_ = cub.birds
+    for file, old, new in (
+        ("train_test_split.txt", f"{first.id} 1\n", f"{first.id}\n"),
+        ("images.txt", f"{second.id} {second.name}", f"{first.id} {second.name}"),
+        ("bounding_boxes.txt", f"\n{third.id} 2.0 3.5 20.0", f"\n{third.id} 2.0 3.5 0.0"),
+    ):
+        path = cub.folder / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+    with kept_faults() as faults:
+        dataset = opened(cub.root)
+    images = cub.folder / "images.txt"
+    told = [
+        (
+            *("row", f"{cub.folder}/train_test_split.txt, line 1"),
+            f"'{first.id}' is not an id followed by a value; is the file cut off?",
+        ),
+        ("row", f"{images}, line 1", f"train_test_split.txt has no line for id {first.id}, {first.name}"),
+        ("row", f"{images}, line 2", f"id {first.id} appears twice"),
+        ("box", f"{cub.folder}/bounding_boxes.txt, id {third.id}", "box '2.0 3.5 0.0 21.3' is empty or not finite"),
+    ]
+    assert [(fault.kind, fault.where, fault.problem) for fault in faults] == told
+    records = [record for name in dataset.info.splits for record in dataset.split(name).records]
+    assert len(records) == len(cub.birds) - 2
+    assert [record.key for record in records if not record.boxes] == [third.name]
 
 
 def test_a_mask_of_another_size_is_refused(cub: CubLayout) -> None:

@@ -24,7 +24,7 @@ from spurbench.datatools.check import CheckReport, check_data
 from spurbench.datatools.inventory import take_stock
 from spurbench.errors import DataError, DataMissing
 from spurbench.image_dataset import open_records
-from spurbench.registry import Entry, Registry
+from spurbench.registry import Entry, Registry, load_registry
 
 GEOMETRY = InputConfig(resize=32, image_size=28)
 INFO = DatasetInfo(name="toys", version="1", classes=("a", "b"), attributes=("x", "y"), source="the shelf")
@@ -440,6 +440,30 @@ def test_faults_of_rows_still_stop_a_run(waterbirds_root: Make) -> None:
         find_dataset("waterbirds95").open(layout.root)
 
 
+def test_the_command_goes_on_after_a_bad_row_of_a_set_with_its_own_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two bad rows and a file that does not decode, of different stages of the check, in one report."""
+    rows = [("0000.jpg", "0", "train"), ("0001.jpg", "200", "train"), ("0002.jpg", "1", "dev")]
+    rows += [(f"{10 + n:04}.jpg", "1", split) for n, split in enumerate(("val", "test", "id_val", "id_test"))]
+    table = tmp_path / "iwildcam_v2.0/metadata.csv"
+    (table.parent / "train").mkdir(parents=True)
+    for seed, (name, *_) in enumerate(rows):
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(table.parent / "train" / name)
+    (table.parent / "train/0010.jpg").write_bytes(b"no image")
+    table.write_text("filename,y,split\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    assert main(["data", "check", "iwildcam", "--data-root", str(tmp_path), "--json"]) == 1
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert [(error["kind"], error["where"].rpartition(f"{table}, ")[2].rstrip(")")) for error in errors] == [
+        ("row", "line 3"),
+        ("row", "line 4"),
+        ("file", "line 5"),
+    ]
+    assert main(["run", "--method", "erm", "--dataset", "iwildcam", "--data-root", str(tmp_path)]) == 2
+    assert f"{table}, line 3: y is '200', expected one of 0 ... 181" in capsys.readouterr().err
+
+
 def test_names_that_contradict_each_other_are_faults_of_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -473,6 +497,26 @@ def test_transformed_test_images_are_files_as_well(waterbirds_root: Make, capsys
         (error,) = json.loads(capsys.readouterr().out)["errors"]
         assert error["kind"] == "file"
         assert f"line {test + 2}" in error["where"]
+
+
+def test_transformed_sets_are_compared_as_what_they_are_made_of(
+    waterbirds_root: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = waterbirds_root(masks="waterbird_complete95_forest2water2/segmentations")
+    names = ["waterbirds95", "waterbirds95+peripheral"]
+    reports = []
+    for name in names:
+        assert main(["data", "check", name, "--data-root", str(layout.root), "--fast", "--json"]) == 1
+        reports.append(json.loads(capsys.readouterr().out))
+    plain, changed = ({(e["kind"], e["problem"]) for e in report["errors"]} for report in reports)
+    assert plain == changed
+    assert {kind for kind, _ in plain} == {"count", "reference"}
+    assert reports[0]["notes"] == []
+    assert main(["data", "check", names[1], "--data-root", str(layout.root), "--fast"]) == 1
+    assert (
+        "note: files, labels and counts were compared with what is published of waterbirds95; what +peripheral makes "
+        "of the images of test was not, for no such images are published"
+    ) in capsys.readouterr().out
 
 
 def test_a_fault_of_nearly_all_images_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -603,6 +647,26 @@ def test_the_list_command(waterbirds_root: Make, capsys: pytest.CaptureFixture[s
     assert items["minibirds100"]["state"] == "built in"
     assert main(["data", "list", "waterbirds100", "--data-root", str(layout.root)]) == 0
     assert "waterbirds100: get it from Google Drive" in capsys.readouterr().out
+
+
+def test_variants_that_differ_in_name_only_share_a_line(
+    waterbirds_root: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = waterbirds_root()
+    assert main(["data", "list", "--data-root", str(layout.root)]) == 0
+    out, summary = capsys.readouterr()
+    names = [line.split()[0] for line in out.splitlines()[3:] if line.startswith("  ") and line.strip()]
+    assert "isic2018_*" in names
+    assert not [name for name in names if name.startswith("isic2018_") and name != "isic2018_*"]
+    assert "isic2018_*: 27 variants; spurbench data list isic2018_ lists them\n" in out
+    assert {"waterbirds95", "waterbirds100", "minibirds95", "imagenet9"} <= set(names)
+    assert names == sorted(names)
+    number = sum(int(part.split()[0]) for part in summary.partition(";")[0].split(", "))
+    assert number == len([1 for entry in load_registry("datasets").entries.values() if entry.value.info.classes])
+    assert main(["data", "list", "isic2018_"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n  isic2018_") == 27
+    assert "variants" not in out
 
 
 def test_the_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

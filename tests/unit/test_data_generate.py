@@ -53,6 +53,13 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         write_drawn(drawn(), tmp_path / "masks/1.png")
 
 
+def test_clashes_are_found_before_anything_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(ConfigError, match="has masks already, which minibirds95 would write; name another folder"):
+        write_drawn(replace(drawn(fail_after=0), writes=("birds", "masks")), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]
+
+
 def test_after_a_kill_the_same_command_writes_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_drawn(drawn(fail_after=1), tmp_path)
@@ -68,7 +75,7 @@ def test_after_a_kill_the_same_command_writes_it_whole(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         write_drawn(drawn(), tmp_path)
     monkeypatch.undo()
-    write_drawn(drawn(), tmp_path)
+    write_drawn(replace(drawn(), writes=("birds", "masks")), tmp_path)  # birds is there, as it left it
     assert content(tmp_path) == DRAWN
 
 

@@ -1,6 +1,7 @@
 """Transforms behind a dataset's name: test data change, training data and their cache do not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from spurbench.config import RunPaths
-from spurbench.dataset import content_key, find_dataset
+from spurbench.dataset import Dataset, Fault, content_key, find_dataset, with_transforms
 from spurbench.engine.run import open_dataset
 from spurbench.errors import ConfigError
 from spurbench.resolve import RunRequest, dataset_entry, resolve_run
@@ -71,6 +72,22 @@ def test_decoded_training_images_are_shared(plugins: tuple[Path, ...]) -> None:
     for name in ("train", "val"):
         assert content_key(changed, name) == content_key(twice, name) == content_key(plain, name)
     assert len({content_key(dataset, "test") for dataset in (plain, changed, twice)}) == 3
+
+
+def test_what_is_published_of_the_plain_set_is_compared(plugins: tuple[Path, ...]) -> None:
+    asked: list[str] = []
+
+    def check(dataset: Dataset) -> Iterator[Fault]:
+        asked.append(dataset.info.name)
+        yield Fault(severity="error", where="a table", problem="is another")
+
+    plain = replace(find_dataset("minibirds100"), check=check)
+    for changes in (["negative"], ["negative", "negative"]):
+        spec = with_transforms(plain, changes, plugins)
+        assert spec.check is not None
+        assert [fault.where for fault in spec.check(spec.open(None))] == ["a table"]
+    assert asked == ["minibirds100"] * 2
+    assert find_dataset("minibirds100+negative", plugins).check is None
 
 
 def test_a_run_on_changed_data(plugins: tuple[Path, ...], tmp_path: Path) -> None:

@@ -386,10 +386,10 @@ def test_unknown_split(root: Path) -> None:
 
 
 def test_missing(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(DataMissing, match=r"colored_mnist not found .*MNIST/raw/.*ossci-datasets"):
+    with pytest.raises(DataMissing, match=r"(?s)colored_mnist not found .*MNIST/raw/.*ossci-datasets"):
         DATASETS["colored_mnist"].open(tmp_path / "MNIST")
     (root / "cifar-10-batches-py/data_batch_1").rename(root / "elsewhere")
-    with pytest.raises(DataMissing, match=r"dominoes not found .*data_batch_1 and so on in cifar-10-batches-py/"):
+    with pytest.raises(DataMissing, match=r"(?s)dominoes not found .*data_batch_1 and so on in cifar-10-batches-py/"):
         DATASETS["dominoes"].open(root)
     with pytest.raises(DataMissing, match=r"needs a data root"):
         DATASETS["dominoes95"].open(None)

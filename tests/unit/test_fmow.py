@@ -8,6 +8,7 @@ import pytest
 import torch
 from layouts import damage_at_random, groups_of, guesses, pixels_of, replace_text, write_csv, write_image
 
+from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.fmow import CLASSES, DATASETS, OTHER, REGIONS, worst_region
 from spurbench.errors import DataError, DataMissing
 from spurbench.metrics.group import GroupCounts, accuracy, group_counts, worst_attribute
@@ -102,7 +103,7 @@ def test_other_zones_and_blank_regions(tmp_path: Path) -> None:
 
 
 def test_missing_data(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"rgb_metadata.csv, country_code_mapping.csv and images/ in fmow_v1.1/.*54"):
+    with pytest.raises(DataMissing, match=r"(?s)rgb_metadata.csv, country_code_.* images/ in fmow_v1.1/.*54"):
         SPEC.open(tmp_path)
 
 
@@ -136,6 +137,45 @@ def test_damage(tmp_path: Path) -> None:
     (folder / "country_code_mapping.csv").unlink()
     with pytest.raises(DataError, match=r"country_code_mapping.csv is missing"):
         SPEC.open(tmp_path)
+
+
+def test_the_check_names_every_faulty_row(tmp_path: Path) -> None:
+    folder = write_fmow(tmp_path)
+    table, countries = folder / "rgb_metadata.csv", folder / "country_code_mapping.csv"
+    replace_text(countries, "Asia", "Asien")
+    first, second, third, fourth, *_, last = [n for n, row in enumerate(rows()) if split_of(row) == "train"]
+    lines = table.read_text().splitlines()
+    for number, change in {
+        first: lambda line: f"{line},1",
+        second: lambda line: line.replace("train", "dev"),
+        third: lambda line: line.replace("T00:00:00Z", " noon").replace("T23:59:59Z", " noon"),
+        fourth: lambda line: ",".join(["train", "x", "moon", *line.split(",")[3:]]),
+    }.items():
+        lines[number + 1] = change(lines[number + 1])
+    table.write_text("".join(f"{line}\n" for line in lines))
+    image = folder / "images" / f"rgb_img_{last}.png"
+    image.unlink()
+    with kept_faults() as faults:
+        dataset = SPEC.open(tmp_path)
+    assert [(fault.kind, fault.where, fault.problem.partition(",")[0]) for fault in faults] == [
+        ("row", f"{countries}, line 2", "region is 'Asien'"),
+        *(
+            ("row", f"{table}, line {number + 2}", problem)
+            for number, problem in sorted(
+                {
+                    first: "8 values",
+                    second: "split is 'dev'",
+                    third: f"timestamp is '{rows()[third]['timestamp'][:10]} noon'",
+                    fourth: "category is 'moon'",
+                }.items()
+            )
+        ),
+        ("file", f"{table}, line {last + 2}", f"image {image} is missing"),
+    ]
+    # A row that is left out does not move the numbers of the images after it.
+    left = {f"images/rgb_img_{n}.png" for n, row in enumerate(rows()) if split_of(row) == "train"}
+    left -= {f"images/rgb_img_{n}.png" for n in (first, second, third, fourth, last)}
+    assert {record.key for record in dataset.split("train").records} == left  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["rgb_metadata.csv", "country_code_mapping.csv"])

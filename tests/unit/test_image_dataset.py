@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from spurbench.data.draws import name_order
 from spurbench.data.image_set import ImageRecord
-from spurbench.errors import DataError
-from spurbench.image_dataset import add_masks, hold_out_val, list_images, list_records
+from spurbench.data.row_faults import kept_faults
+from spurbench.dataset import Archive, DatasetInfo
+from spurbench.errors import DataError, DataMissing
+from spurbench.image_dataset import add_masks, find_folder, hold_out_val, list_images, list_records, require_files
 
 GROUPS = st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 1) | st.none()), st.integers(0, 40), max_size=6)
 
@@ -93,7 +95,66 @@ def test_masks_of_all_or_none(tmp_path: Path) -> None:
     assert add_masks(records, mask_of) == records
     for i in (0, 2):
         (tmp_path / f"{i}.png").touch()
-    with pytest.raises(DataError, match=r"1 of 3 masks are missing, the first: .*1\.png \(of 1\.jpg\)"):
+    with pytest.raises(DataError, match=r"1 of 3 masks are missing, the first: .*1\.png \(here\)"):
         add_masks(records, mask_of)
     (tmp_path / "1.png").touch()
     assert [r.mask for r in add_masks(records, mask_of)] == [tmp_path / f"{i}.png" for i in range(3)]
+
+
+def test_every_missing_file_is_told_where_faults_are_kept(tmp_path: Path) -> None:
+    records = [replace(record(str(tmp_path / f"{i}.jpg")), mask=tmp_path / f"{i}.png") for i in range(4)]
+    plain = [replace(r, mask=None) for r in records]
+    for name in ("0.jpg", "1.jpg", "2.jpg", "0.png", "3.png"):
+        (tmp_path / name).touch()
+    with kept_faults() as faults:
+        assert require_files(records) == [records[0], plain[1], plain[2]]
+    with kept_faults() as of_masks:
+        assert add_masks(plain, lambda r: r.path.with_suffix(".png")) == [records[0], *plain[1:3], records[3]]
+    assert [(f.kind, f.where, f.problem) for f in faults[:1]] == [
+        ("file", "here", f"image {tmp_path}/3.jpg is missing")
+    ]
+    assert faults[1:] == of_masks
+    assert [(f.kind, f.problem) for f in of_masks] == [("mask", f"mask {tmp_path}/{i}.png is missing") for i in (1, 2)]
+    with pytest.raises(DataError, match=r"1 of 4 listed images are missing, the first: .*3\.jpg \(here\); was the"):
+        require_files(records)
+
+
+def test_when_all_files_are_missing_they_are_not_told_singly(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match=r"2 of 2 listed images are missing, the first: .*0\.jpg"),
+        kept_faults() as faults,
+    ):
+        require_files([record(str(tmp_path / f"{i}.jpg")) for i in range(2)])
+    assert not faults
+
+
+@pytest.mark.parametrize("archives", [(), (Archive(filename="toys.zip"),)])
+def test_a_missing_set_is_told_in_short_lines(tmp_path: Path, archives: tuple[Archive, ...]) -> None:
+    info = DatasetInfo(
+        name="toys", version="1", classes=("a", "b"), attributes=None, source="the shelf", archives=archives
+    )
+
+    def refusal(root: Path | None) -> list[str]:
+        with pytest.raises(DataMissing) as caught:
+            find_folder(info, root, ("toys_v1", "toys"), holds=lambda _: False, expected="toys.csv")
+        return str(caught.value).splitlines()
+
+    root = tmp_path / "my data"
+    root.mkdir()
+    command = f"spurbench data {'prepare' if archives else 'check'} toys --data-root"
+    after = "  or try:     --dataset minibirds100, which needs no download"
+    assert refusal(root) == [
+        f"toys not found below {root}/",
+        f"  looked for: toys.csv in toys_v1/, toys/ and in {root}/ itself",
+        "  get it:     the shelf",
+        f"  then type:  {command} '{root}'",
+        after,
+    ]
+    assert refusal(None) == [
+        "toys needs a data root",
+        "  looked for: toys_v1/ below --data-root DIR or $SPURBENCH_DATA, which are not given",
+        "  get it:     the shelf",
+        f"  then type:  {command} DIR",
+        after,
+    ]
+    assert refusal(tmp_path / "elsewhere")[0] == f"toys not found: the data root {tmp_path}/elsewhere is not a folder"

@@ -10,6 +10,7 @@ import torch
 from layouts import damage_at_random, groups_of, pixels_of, replace_text, write_csv, write_image
 from PIL import Image
 
+from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.isic import ARTEFACTS, DATASETS, FOLDS, TRAP_ARTEFACTS
 from spurbench.errors import DataError, DataMissing
 from spurbench.testing import DATASET_CHECKS, check_dataset
@@ -165,15 +166,15 @@ def test_tables_in_a_clone_of_their_repository(tmp_path: Path, tables: str) -> N
 
 
 def test_missing_data(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=rf"{IMAGES}/ and isic_bias.csv in isic2018/.*debiasing-skin"):
+    with pytest.raises(DataMissing, match=rf"(?s){IMAGES}/ and isic_bias.csv in isic2018/.*debiasing-skin"):
         DATASETS["isic2018_ruler"].open(tmp_path)
     base = write_isic(tmp_path)
     (base / "isic_bias.csv").unlink()
-    with pytest.raises(DataMissing, match=rf"isic_bias.csv is not in {base}/, .*git clone https://.* {tmp_path}/deb"):
+    with pytest.raises(DataMissing, match=rf"(?s)isic_bias.csv in {base}/, .*git clone https://.* {tmp_path}/deb"):
         DATASETS["isic2018_ruler"].open(tmp_path)
     DATASETS["isic2018_trap1_ruler"].open(tmp_path)
     (base / "isic_annotated_val1.csv").unlink()
-    with pytest.raises(DataMissing, match=r"isic2018_trap1_ruler: isic_annotated_val1.csv is not in"):
+    with pytest.raises(DataMissing, match=r"isic2018_trap1_ruler: isic_annotated_val1.csv not found"):
         DATASETS["isic2018_trap1_ruler"].open(tmp_path)
 
 
@@ -183,7 +184,7 @@ def test_missing_images_and_masks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 24 masks are missing, the first: .*ISIC_0000003_segmentation.png"):
         DATASETS["isic2018_ruler"].open(tmp_path)
     (base / IMAGES / "ISIC_0000003.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 24 listed images .* ISIC_0000003.jpg \(.*isic_bias.csv, line 3\)"):
+    with pytest.raises(DataError, match=r"1 of 24 listed images .*/ISIC_0000003.jpg \(.*isic_bias.csv, line 3\)"):
         DATASETS["isic2018_ruler"].open(tmp_path)
 
 
@@ -199,7 +200,7 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         (";ruler", ";rulers", r"missing column ruler; found ;image;dark_corner;.*expected at least image;ruler;label"),
-        ("ISIC_0000003", "ISIC_0000000", r"line 3: ISIC_0000000.png was already listed in line 2"),
+        ("ISIC_0000003", "ISIC_0000000", r"line 3: ISIC_0000000 was already listed in line 2"),
         ("benign", "malignant", r"line \d+: label is 0, which is benign, but label_string 'malignant'"),
         (";0;benign", ";3;benign", r"line \d+: label is '3', expected one of 0, 1"),
         (";0;benign", "", r"line \d+: 9 values, expected 11"),
@@ -215,6 +216,55 @@ def test_malformed_tables(tmp_path: Path, old: str, new: str, message: str) -> N
         replace_text(base / "isic_bias.csv", old, new)
     with pytest.raises(DataError, match=message):
         DATASETS["isic2018_ruler"].open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["isic_bias.csv", "isic_annotated_train1.csv"])
+def test_the_check_names_every_faulty_row(tmp_path: Path, name: str) -> None:
+    base = write_isic(tmp_path)
+    table, delimiter = base / name, ";" if name == "isic_bias.csv" else ","
+    lines = [line.split(delimiter) for line in table.read_text().splitlines()]
+    image, ruler, label, text = (lines[0].index(column) for column in ("image", "ruler", "label", "label_string"))
+    lines[1][ruler] = "x"
+    lines[2].append("1")
+    lines[4][image] = lines[3][image]
+    lines[5][text] = "odd"
+    table.write_text("".join(f"{delimiter.join(line)}\n" for line in lines))
+    photograph = base / IMAGES / f"{Path(lines[6][image]).stem}.jpg"
+    photograph.unlink()
+    mask = base / MASKS / f"{Path(lines[7][image]).stem}_segmentation.png"
+    mask.unlink()
+    with kept_faults() as faults:
+        DATASETS["isic2018_ruler" if delimiter == ";" else "isic2018_trap1_ruler"].open(tmp_path)
+    of_table = [fault for fault in faults if fault.where.startswith(f"{table}, ")]
+    assert [(fault.kind, fault.where, fault.problem) for fault in of_table] == [
+        ("row", f"{table}, line 2", "ruler is 'x', expected one of 0, 1"),
+        (
+            *("row", f"{table}, line 3"),
+            f"{len(lines[0]) + 1} values, expected {len(lines[0])} as in the header; is the file cut off?",
+        ),
+        ("row", f"{table}, line 5", f"{Path(lines[3][image]).stem} was already listed in line 4"),
+        (
+            *("row", f"{table}, line 6"),
+            f"label is {lines[5][label]}, which is {('benign', 'malignant')[int(lines[5][label])]}, but label_string "
+            "'odd'",
+        ),
+        ("file", f"{table}, line 7", f"image {photograph} is missing"),
+        ("mask", f"{table}, line 8", f"mask {mask} is missing"),
+    ]
+
+
+def test_the_check_names_every_image_of_another_fold(tmp_path: Path) -> None:
+    base = write_isic(tmp_path)
+    (base / "isic_annotated_test1.csv").write_text((base / "isic_annotated_test2.csv").read_text())
+    named = {
+        name: {line.split(",")[1] for line in (base / f"isic_annotated_{name}1.csv").read_text().splitlines()[1:]}
+        for name in SPLITS
+    }
+    with kept_faults() as faults:
+        dataset = DATASETS["isic2018_trap1_ruler"].open(tmp_path)
+    assert len(faults) == sum(len(named[name] & named["test"]) for name in ("train", "val")) > 1
+    assert len(dataset.split("val")) == len(named["val"] - named["test"])
+    assert len(dataset.split("train")) == len(named["train"] - named["val"] - named["test"])
 
 
 @pytest.mark.parametrize(

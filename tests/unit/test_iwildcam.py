@@ -8,6 +8,7 @@ import pytest
 import torch
 from layouts import damage_at_random, guesses, pixels_of, replace_text, write_csv, write_image
 
+from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.iwildcam import DATASETS
 from spurbench.errors import DataError, DataMissing
 from spurbench.metrics.group import accuracy, group_counts, group_mean_accuracy
@@ -68,7 +69,7 @@ def test_conforms(tmp_path: Path) -> None:
 
 
 def test_missing_data(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"metadata.csv and train/ in iwildcam_v2.0/.*12 GB"):
+    with pytest.raises(DataMissing, match=r"(?s)metadata.csv and train/ in iwildcam_v2.0/.*12 GB"):
         SPEC.open(tmp_path)
 
 
@@ -92,6 +93,23 @@ def test_damage(tmp_path: Path) -> None:
     write_csv(table, changed)
     with pytest.raises(DataError, match=r"line 2: y is '182', expected one of 0 ... 181 \(182 values\)"):
         SPEC.open(tmp_path)
+
+
+def test_the_check_names_every_faulty_row(tmp_path: Path) -> None:
+    folder = write_iwildcam(tmp_path)
+    table = rows()
+    table[0]["split"], table[1]["y"] = "cis_val", 182
+    write_csv(folder / "metadata.csv", table)
+    image = folder / "train" / rows()[3]["filename"]
+    image.unlink()
+    with kept_faults() as faults:
+        dataset = SPEC.open(tmp_path)
+    assert [(fault.kind, fault.where, fault.problem.partition(",")[0]) for fault in faults] == [
+        ("row", f"{folder}/metadata.csv, line 2", "split is 'cis_val'"),
+        ("row", f"{folder}/metadata.csv, line 3", "y is '182'"),
+        ("file", f"{folder}/metadata.csv, line 5", f"image {image} is missing"),
+    ]
+    assert sum(len(dataset.split(name)) for name in SPLITS) == len(rows()) - 3
 
 
 def test_random_damage_is_never_a_traceback(tmp_path: Path) -> None:

@@ -264,9 +264,9 @@ def test_bad_pickles(mixed: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, 
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"metashift not found .*test/cat/cat\(outdoor\)/.*SubpopBench"):
+    with pytest.raises(DataMissing, match=r"(?s)metashift not found .*test/cat/cat\(outdoor\)/.*SubpopBench"):
         UNMIXED.open(tmp_path)
-    with pytest.raises(DataMissing, match=r"metashift_mixed not found .*imageID_to_group\.pkl and train/cat/"):
+    with pytest.raises(DataMissing, match=r"(?s)metashift_mixed not found .*imageID_to_group\.pkl and train/cat/"):
         MIXED.open(tmp_path)
     for spec in (UNMIXED, MIXED):
         with pytest.raises(DataMissing, match=r"needs a data root"):

@@ -237,6 +237,10 @@ def read(path):
         return np.asarray(image)
 
 
+def test_writes_what_it_says(written):
+    assert {path.name for path in written.iterdir()} == set(DATASETS["minibirds95"].writes)
+
+
 def test_written_metadata(written):
     images = written / "waterbird_complete95_forest2water2"
     header = (images / "metadata.csv").read_text().split("\n", 1)[0]

@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_class(root: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"nicopp not found .*nicopp/public_dg_0416/.*NICO-plus"):
+    with pytest.raises(DataMissing, match=r"(?s)nicopp not found .*nicopp/public_dg_0416/.*NICO-plus"):
         SPEC.open(tmp_path)
     with pytest.raises(DataMissing, match=r"needs a data root"):
         SPEC.open(None)

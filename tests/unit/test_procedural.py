@@ -88,6 +88,7 @@ def write_small(name: str, folder: Path, counts: dict[str, tuple[int, ...]]) -> 
     write = SPECS[name].write
     assert write is not None
     write.func(small, folder)  # type: ignore[attr-defined]
+    assert {path.name for path in folder.iterdir()} == set(SPECS[name].writes)
     return small
 
 

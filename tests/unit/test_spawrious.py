@@ -129,5 +129,5 @@ def test_one_archive_is_enough_for_its_own_set(root: Path, tmp_path: Path) -> No
                 (tmp_path / f"spawrious224/{folder}").mkdir(parents=True, exist_ok=True)
                 (tmp_path / f"spawrious224/{folder}/{place}").symlink_to(root / f"spawrious224/{folder}/{place}")
     assert len(DATASETS["spawrious_o2o_easy"].open(tmp_path).split("test")) == 40
-    with pytest.raises(DataMissing, match=r"looked for .*0/mountain/.*spawrious224__o2o_hard\.tar\.gz"):
+    with pytest.raises(DataMissing, match=r"(?s)looked for: .*0/mountain/.*spawrious224__o2o_hard\.tar\.gz"):
         DATASETS["spawrious_o2o_hard"].open(tmp_path)

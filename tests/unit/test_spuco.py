@@ -105,7 +105,7 @@ def test_a_missing_mask_is_named(root: Path) -> None:
 
 
 def test_missing(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(DataMissing, match=r"spuco_animals not found .*spuco_birds/train/ and spuco_dogs/train/"):
+    with pytest.raises(DataMissing, match=r"(?s)spuco_animals not found .*spuco_birds/train/ and spuco_dogs/train/"):
         DATASETS["spuco_animals"].open(tmp_path / "spuco/spuco_birds")
     with pytest.raises(DataMissing, match=r"needs a data root"):
         DATASETS["spuco_birds"].open(None)

@@ -159,11 +159,13 @@ def test_missing_data_says_what_and_from_where(birds: Layout, tmp_path: Path) ->
     with pytest.raises(DataMissing, match="needs a data root"):
         SPEC.open(None)
     with pytest.raises(
-        DataMissing, match=r"AdversarialData/CUB_fixed/.* https://worksheets.codalab.org/bundles/0x5188"
+        DataMissing, match=r"(?s)AdversarialData/CUB_fixed/.* https://worksheets.codalab.org/bundles/0x5188"
     ):
         SPEC.open(tmp_path)
     birds.cub.folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(DataMissing, match=r"has no split of its own; CUB's is needed: put CUB_200_2011/ .*caltech"):
+    with pytest.raises(
+        DataMissing, match=r"(?s)has no split of its own, and CUB's is not found.* CUB_200_2011/ .*caltech"
+    ):
         SPEC.open(birds.root)
 
 

@@ -131,7 +131,7 @@ def test_a_mask_of_another_size_is_named(root: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"urbancars not found below .* looked for bg-0\.95.*Whac-A-Mole"):
+    with pytest.raises(DataMissing, match=r"(?s)urbancars not found below .* looked for: +bg-0\.95.*Whac-A-Mole"):
         SPEC.open(tmp_path)
-    with pytest.raises(DataMissing, match=r"needs a data root: pass --data-root DIR"):
+    with pytest.raises(DataMissing, match=r"(?s)needs a data root.* check urbancars --data-root DIR"):
         SPEC.open(None)
