@@ -7,18 +7,16 @@ sequestered ones (``seq``) among them, are not used, but they count in the numbe
 
 The attribute is the region of the country; countries without one are in ``Other``. Groups are therefore (class,
 region), 62 x 6, and WGA is the worst of these. The official number is another one, the worst *region*: the lowest
-accuracy over all classes of a region, ``Other`` left out. Every result can tell it, since a row's ``groups`` holds the
-counts: ``worst_region(row["groups"])`` of this file is WILDS' ``acc_worst_region``. Select with ``val_accuracy``: the
-worst of 372 groups is mostly a group of one image or two.
+accuracy over all classes of a region, ``Other`` left out. It is in every result row, under ``official``, as
+``worst_region_accuracy``. Select with ``val_accuracy``: the worst of 372 groups is mostly a group of one image or two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
+from torch import Tensor
 
 from spurbench.data.csv_columns import TextRow, choose, column_rows, good_rows
 from spurbench.data.image_files import system_errors_as_data_errors
@@ -27,9 +25,9 @@ from spurbench.data.row_faults import BadRow
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
 from spurbench.errors import DataError
 from spurbench.image_dataset import ImageDataset, find_folder, open_records, require_files
-from spurbench.metrics.group import GroupCounts, WorstGroup, worst_attribute
+from spurbench.metrics.group import group_counts, worst_group
 
-__all__ = ["DATASETS", "OTHER", "REGIONS", "open_fmow", "worst_region"]
+__all__ = ["DATASETS", "OTHER", "REGIONS", "open_fmow", "worst_region_accuracy"]
 
 FOLDERS = ("fmow_v1.1", "fmow")
 TABLE = "rgb_metadata.csv"
@@ -64,6 +62,16 @@ SPLIT_OF = {
 }
 TABLE_SPLITS = {name: name for name in ("train", "val", "test", "seq")}
 
+
+def worst_region_accuracy(y_N: Tensor, predicted_N: Tensor, group_N: Tensor | None) -> float | None:
+    """The official number, WILDS' ``acc_worst_region``, 0..1. None where all samples are in ``Other``."""
+    assert group_N is not None
+    region_N = group_N % len(REGIONS)
+    official_N = region_N != OTHER
+    worst = worst_group(group_counts((predicted_N == y_N)[official_N], region_N[official_N], len(REGIONS)))
+    return None if worst is None else worst.accuracy
+
+
 INFO = DatasetInfo(
     name="fmow",
     version="1",
@@ -84,6 +92,7 @@ INFO = DatasetInfo(
             into="fmow_v1.1",
         ),
     ),
+    official={"worst_region_accuracy": worst_region_accuracy},
 )
 
 
@@ -105,12 +114,6 @@ def open_fmow(root: Path | None) -> ImageDataset:
     region_of = _read_regions(folder / COUNTRIES)
     rows = good_rows(column_rows(folder / TABLE, COLUMNS), partial(_record_of, region_of=region_of))
     return open_records(INFO, folder, require_files([record for record in rows if record is not None]))
-
-
-def worst_region(groups: Sequence[Mapping[str, Any]]) -> WorstGroup | None:
-    """The official number from the ``groups`` of a result row, 0..1, and the index of that region; see above."""
-    n, correct = (torch.tensor([row[name] for row in groups]) for name in ("n", "correct"))
-    return worst_attribute(GroupCounts(n, correct), len(REGIONS), but=(OTHER,))
 
 
 DATASETS = {INFO.name: DatasetSpec(info=INFO, open=open_fmow)}

@@ -8,9 +8,8 @@ There is no attribute. The camera would be one, but classes x cameras are thousa
 and no published number uses them; so the worst class is reported.
 
 How the columns relate to WILDS' numbers: ``accuracy`` is its ``acc_avg``, ``group_mean_accuracy`` (over classes) is its
-``recall-macro_all``. The official number, ``F1-macro_all``, weighs false alarms too and follows from no row; from the
-columns ``y`` and ``predicted`` of a run's ``predictions.parquet`` it is
-``sklearn.metrics.f1_score(y, predicted, average="macro", labels=sorted(set(y)))``.
+``recall-macro_all``. The official number, ``F1-macro_all``, counts false alarms too; rows have it under ``official``,
+as ``macro_f1``.
 """
 
 from pathlib import Path
@@ -20,6 +19,7 @@ from spurbench.data.image_files import system_errors_as_data_errors
 from spurbench.data.image_set import ImageRecord
 from spurbench.dataset import Archive, DatasetInfo, DatasetSpec
 from spurbench.image_dataset import ImageDataset, find_folder, open_records, require_files
+from spurbench.metrics.f1 import macro_f1
 
 __all__ = ["DATASETS", "open_iwildcam"]
 
@@ -49,6 +49,7 @@ INFO = DatasetInfo(
             into="iwildcam_v2.0",
         ),
     ),
+    official={"macro_f1": macro_f1},
 )
 
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from spurbench.registry import load_registry
-from spurbench.types import Sample
+from spurbench.types import OfficialMetric, Sample
 
 __all__ = [
     "UNCHANGED",
@@ -87,6 +87,8 @@ class DatasetInfo:
     """The same from papers alone, not checked again: a difference only warns in ``data check``."""
     archives: tuple[Archive, ...] = ()
     """What ``data prepare`` unpacks."""
+    official: dict[str, OfficialMetric] | None = None
+    """What the set's publishers report and no column of a result row holds, by the name that it has in rows."""
 
     @property
     def num_groups(self) -> int:

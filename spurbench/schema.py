@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "Column", "validate_record"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of columns; readers keep reading older versions."""
 
 Kind = Literal["string", "int", "float", "bool", "list"]
@@ -76,6 +76,7 @@ COLUMNS: tuple[Column, ...] = (
     _row("worst_group_low", "float", "95 % Wilson interval of that group, lower end"),
     _row("worst_group_high", "float", "upper end"),
     _row("groups", "list", "{group, name, n, correct}"),
+    _row("official", "list", "{name, value}, 0..1: what the dataset's publishers report and no other column holds"),
     _row("epg", "float", "headline Energy Pointing Game, 0..1"),
     _row("epg_source", "string", "mask, or the attribution: gradcam and so on"),
     _row("epg_region", "string", "mask or box"),

@@ -4,7 +4,7 @@ Shape letters used throughout: B batch, C classes or channels, H x W input pixel
 h x w feature positions, n boxes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
 
@@ -14,6 +14,7 @@ __all__ = [
     "Access",
     "Batch",
     "GroupedBatch",
+    "OfficialMetric",
     "Part",
     "Prediction",
     "RegionBatch",
@@ -118,3 +119,10 @@ class StepOutput:
     """0-d, to be minimized."""
     scalars: Mapping[str, Tensor]
     """0-d tensors on the device, never floats: reading one would stop the device."""
+
+
+OfficialMetric = Callable[[Tensor, Tensor, Tensor | None], float | None]
+"""A number that a dataset's publishers report, 0..1, from labels, predictions and groups of a split's samples.
+
+Each is int64 [N]; groups are None when the dataset has no attribute. None where these samples do not define it.
+"""

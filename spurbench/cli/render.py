@@ -35,9 +35,13 @@ def size(num_bytes: float) -> str:
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of one run: a line per selection rule."""
     first = rows[0]
+    official = [{entry["name"]: entry["value"] for entry in row.get("official") or ()} for row in rows]
     print_table(
         f"{first['label']} on {first['dataset']}, {first['backbone']}, seed {first['seed']}, {first['split']} split",
-        ["selection", "epoch", "accuracy", "group mean", "WGA", "worst group", "EPG", "GMACs", "params M"],
+        [
+            *("selection", "epoch", "accuracy", "group mean", "WGA", *official[0]),
+            *("worst group", "EPG", "GMACs", "params M"),
+        ],
         [
             [
                 row["selection"],
@@ -45,12 +49,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
                 percent(row["accuracy"]),
                 percent(row["group_mean_accuracy"]),
                 _with_interval(row),
+                *(percent(values.get(name)) for name in official[0]),
                 row["worst_group"] or "-",
                 f"{percent(row.get('epg'))} {row.get('epg_source') or ''}".strip(),
                 f"{row['gmacs']:.3f} ({row['gmacs'] - row['gmacs_backbone']:+.3f})",
                 f"{row['params'] / 1e6:.2f} ({(row['params'] - row['params_backbone']) / 1e6:+.2f})",
             ]
-            for row in rows
+            for row, values in zip(rows, official, strict=True)
         ],
         drop=("params M", "group mean", "GMACs", "worst group", "epoch", "EPG"),
     )

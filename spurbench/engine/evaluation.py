@@ -89,6 +89,8 @@ class Measurement:
     stage_density: tuple[float, ...] = ()
     erasure: tuple[ErasureCounts, ...] = ()
     """Every kind; empty for methods without a mask."""
+    official: dict[str, float | None] = field(default_factory=dict)
+    """What the dataset's publishers report, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +233,9 @@ class Scorer:
             mask_density=float(torch.cat(density).cpu().mean()) if density else None,
             stage_density=tuple(torch.cat(stage_density).cpu().mean(0).tolist()) if stage_density else (),
             erasure=erasure.counts(guess, arrays, self.info.num_groups),
+            official={
+                name: metric(arrays.y, guess, arrays.group) for name, metric in (self.info.official or {}).items()
+            },
         )
 
     def _attribute(self, name: AttributionName, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:

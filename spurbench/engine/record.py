@@ -94,6 +94,7 @@ def metric_columns(info: DatasetInfo, result: Measurement, train_counts: tuple[i
         "worst_group_low": None if low_high is None else low_high[0],
         "worst_group_high": None if low_high is None else low_high[1],
         "groups": counts.to_rows(info.group_names),
+        "official": [{"name": name, "value": value} for name, value in result.official.items()] or None,
         **_epg_columns(result),
         "mask_density": result.mask_density,
         "stage_masks": _stage_columns(result),

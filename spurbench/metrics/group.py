@@ -6,7 +6,7 @@ A class is a group too where a dataset has no attribute; count with ``y`` for wo
 Shape letters: N samples, G groups.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -22,7 +22,6 @@ __all__ = [
     "group_accuracies",
     "group_counts",
     "group_mean_accuracy",
-    "worst_attribute",
     "worst_group",
 ]
 
@@ -125,18 +124,3 @@ def worst_group(counts: GroupCounts) -> WorstGroup | None:
     """The minimum over non-empty groups, at the lower index in a tie. None without samples."""
     present = [(value, index) for index, value in enumerate(group_accuracies(counts)) if value is not None]
     return WorstGroup(*min(present)) if present else None
-
-
-def worst_attribute(counts: GroupCounts, num_attributes: int, *, but: Collection[int] = ()) -> WorstGroup | None:
-    """The minimum over attributes of the accuracy over all their classes, and the index of that attribute.
-
-    The worst region or hospital of WILDS, where ``worst_group`` is the worst class in a region. None without samples.
-
-    Args:
-        counts: per group y * num_attributes + attribute.
-        num_attributes: of the dataset.
-        but: indices of attributes that do not count.
-    """
-    n, correct = (column.view(-1, num_attributes).sum(0) for column in (counts.n, counts.correct))
-    n[list(but)] = 0
-    return worst_group(GroupCounts(n, correct))

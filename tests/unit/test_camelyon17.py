@@ -11,7 +11,7 @@ from layouts import damage_at_random, groups_of, guesses, pixels_of, replace_tex
 from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.camelyon17 import DATASETS
 from spurbench.errors import DataError, DataMissing
-from spurbench.metrics.group import accuracy, group_counts, worst_attribute
+from spurbench.metrics.group import accuracy, group_counts, worst_group
 from spurbench.testing import DATASET_CHECKS, check_dataset
 
 SPEC = DATASETS["camelyon17"]
@@ -180,6 +180,6 @@ def test_agrees_with_wilds(tmp_path: Path) -> None:
         by_hospital, _ = theirs.standard_group_eval(
             Accuracy(), hospitals, guess, split.y, subset.metadata_array, aggregate=False
         )
-        worst = worst_attribute(counts, 5)
+        worst = worst_group(group_counts(guess == split.y, split.group % 5, 5))
         assert worst is not None
         assert by_hospital["acc_wg"] == pytest.approx(worst.accuracy)

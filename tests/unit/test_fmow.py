@@ -9,9 +9,9 @@ import torch
 from layouts import damage_at_random, groups_of, guesses, pixels_of, replace_text, write_csv, write_image
 
 from spurbench.data.row_faults import kept_faults
-from spurbench.datasets.fmow import CLASSES, DATASETS, OTHER, REGIONS, worst_region
+from spurbench.datasets.fmow import CLASSES, DATASETS, OTHER, REGIONS, worst_region_accuracy
 from spurbench.errors import DataError, DataMissing
-from spurbench.metrics.group import GroupCounts, accuracy, group_counts, worst_attribute
+from spurbench.metrics.group import accuracy, group_counts, worst_group
 from spurbench.testing import DATASET_CHECKS, check_dataset
 
 SPEC = DATASETS["fmow"]
@@ -187,12 +187,14 @@ def test_random_damage_is_never_a_traceback(tmp_path: Path, name: str) -> None:
 # The worst region
 
 
-def test_worst_attribute_by_hand() -> None:
-    counts = GroupCounts(torch.tensor([4, 2, 0, 6, 2, 0]), torch.tensor([4, 1, 0, 0, 1, 0]))
-    assert worst_attribute(counts, 3) == (0.4, 0)
-    assert worst_attribute(counts, 3, but=(0,)) == (0.5, 1)  # The third has no sample.
-    assert worst_attribute(counts, 3, but=(0, 1)) is None
-    assert counts.n.tolist() == [4, 2, 0, 6, 2, 0]
+def test_worst_region_by_hand() -> None:
+    region = torch.tensor([0, 0, 0, 1, 1, OTHER, OTHER])
+    y = torch.tensor([3, 3, 0, 3, 0, 0, 3])
+    predicted = torch.tensor([3, 0, 0, 3, 1, 1, 1])
+    group = y * len(REGIONS) + region
+    assert worst_region_accuracy(y, predicted, group) == 1 / 2
+    assert worst_region_accuracy(y[:3], predicted[:3], group[:3]) == 2 / 3
+    assert worst_region_accuracy(y[5:], predicted[5:], group[5:]) is None
 
 
 @pytest.mark.usefixtures("torch_scatter")
@@ -204,6 +206,8 @@ def test_agrees_with_wilds(tmp_path: Path) -> None:
     theirs = get_dataset("fmow", root_dir=str(tmp_path), download=False)
     their_names = theirs._metadata_map["region"]
     ours = SPEC.open(tmp_path)
+    assert ours.info.official is not None
+    official = ours.info.official["worst_region_accuracy"]
     others_are_worst = False
     for name in SPLITS:
         split, subset = ours.split(name), theirs.get_subset(name)
@@ -221,10 +225,10 @@ def test_agrees_with_wilds(tmp_path: Path) -> None:
         assert results["acc_avg"] == pytest.approx(accuracy(counts))
         for index, region in enumerate(REGIONS):
             assert results[f"count_region:{region}"] == counts.n[index :: len(REGIONS)].sum()
-        worst = worst_region(counts.to_rows(ours.info.group_names))
-        assert worst is not None
-        assert results["acc_worst_region"] == pytest.approx(worst.accuracy)
-        everywhere = worst_attribute(counts, len(REGIONS))
+        worst = official(split.y, guess, split.group)
+        assert results["acc_worst_region"] == pytest.approx(worst)
+        everywhere = worst_group(group_counts(guess == split.y, split.group % len(REGIONS), len(REGIONS)))
         assert everywhere is not None
-        others_are_worst |= everywhere.accuracy < worst.accuracy
+        assert worst is not None
+        others_are_worst |= everywhere.accuracy < worst
     assert others_are_worst

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import damage_at_random, guesses, pixels_of, replace_text, write_csv, write_image
 
 from spurbench.data.row_faults import kept_faults
 from spurbench.datasets.iwildcam import DATASETS
 from spurbench.errors import DataError, DataMissing
+from spurbench.metrics.f1 import macro_f1
 from spurbench.metrics.group import accuracy, group_counts, group_mean_accuracy
 from spurbench.testing import DATASET_CHECKS, check_dataset
 
@@ -120,12 +123,13 @@ def test_random_damage_is_never_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")  # Inside wilds.
 @pytest.mark.filterwarnings("ignore:Minimum metadata value for CombinatorialGrouper:UserWarning")
 def test_agrees_with_wilds(tmp_path: Path) -> None:
-    from sklearn.metrics import f1_score
     from wilds import get_dataset
 
     write_iwildcam(tmp_path)
     theirs = get_dataset("iwildcam", root_dir=str(tmp_path), download=False)
     ours = SPEC.open(tmp_path)
+    assert ours.info.official is not None
+    official = ours.info.official["macro_f1"]
     for name in SPLITS:
         split, subset = ours.split(name), theirs.get_subset(name)
         assert torch.equal(split.y, subset.y_array)
@@ -137,6 +141,19 @@ def test_agrees_with_wilds(tmp_path: Path) -> None:
         counts = group_counts(guess == split.y, split.y, 182)
         assert results["acc_avg"] == pytest.approx(accuracy(counts))
         assert results["recall-macro_all"] == pytest.approx(group_mean_accuracy(counts))
-        y, predicted = split.y.tolist(), guess.tolist()
-        as_written = f1_score(y, predicted, average="macro", labels=sorted(set(y)))
-        assert results["F1-macro_all"] == pytest.approx(as_written)
+        assert results["F1-macro_all"] == pytest.approx(official(split.y, guess, split.group))
+
+
+def test_macro_f1_by_hand() -> None:
+    y, predicted = torch.tensor([0, 0, 0, 5, 5]), torch.tensor([0, 0, 5, 5, 7])
+    assert macro_f1(y, predicted) == pytest.approx((2 * 2 / (3 + 2) + 2 * 1 / (2 + 2)) / 2)  # Not over class 7.
+    assert macro_f1(y[:0], predicted[:0]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
+def test_macro_f1_is_wilds(pairs: list[tuple[int, int]]) -> None:
+    """Classes without samples, without predictions, and without either are among them."""
+    from wilds.common.metrics.all_metrics import F1
+
+    y, predicted = torch.tensor(pairs).T
+    assert macro_f1(y, predicted) == pytest.approx(F1(average="macro").compute(predicted, y)["F1-macro_all"])

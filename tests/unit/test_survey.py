@@ -14,6 +14,7 @@ from spurbench.config import RunConfig, RunPaths
 from spurbench.engine import run_one
 from spurbench.io import folder_bytes
 from spurbench.lease import Lease
+from spurbench.schema import SCHEMA_VERSION
 from spurbench.survey import awaited, disk_bytes, expected_bytes, set_aside, shared_trainings, survey, told_apart
 from spurbench.sweep import MethodGrid, Planned, SweepFile, plan
 
@@ -47,7 +48,7 @@ def write_record(run: Planned, config: RunConfig | None = None, **machine: Any) 
     run.folder.mkdir(parents=True, exist_ok=True)
     moments = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:01:40+00:00"}
     record = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "status": "finished",
         "rows": [{"dataset_fingerprint": "first"}],
         "machine": {"attempts": 1, **moments, **machine},

@@ -16,6 +16,7 @@ from spurbench.io import write_json
 from spurbench.launch import ray_cluster
 from spurbench.launch.options import LaunchOptions
 from spurbench.launch.pool import _tell, _Worker
+from spurbench.schema import SCHEMA_VERSION
 from spurbench.sweep import Planned, SweepFile, load_sweep, plan
 
 TOYS = Path(__file__).parents[1] / "integration" / "toys.py"
@@ -48,7 +49,7 @@ class Sweep:
         """A finished record as far as a sweep reads it."""
         moments = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:01:40+00:00"}
         record = {
-            "schema_version": 2,
+            "schema_version": SCHEMA_VERSION,
             "status": "finished",
             "rows": [{"dataset_fingerprint": fingerprint}],
             "machine": {"attempts": 1, **moments},
