@@ -12,7 +12,7 @@ import numpy.typing as npt
 from spurbench.io import atomic_write
 from spurbench.kept import KEPT_FROM, fold_folder, row_groups
 from spurbench.leaderboard import rule_for
-from spurbench.records import LISTS, arrow_schema, table_to_rows, well_formed
+from spurbench.records import LISTS, array_of, arrow_schema, mask_of, table_to_rows, well_formed
 from spurbench.schema import COLUMNS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -126,14 +126,12 @@ class Folded:
 
     def _tables(self, chosen_N: Mask, columns: Sequence[str] | None) -> "Iterator[tuple[str, pa.Table]]":
         """Rows by source, some ten thousand at a time."""
-        import pyarrow as pa
-
         place = 0
         for source, part, _ in self._parts:
             for table in row_groups(part, columns):
                 chosen = chosen_N[place : place + table.num_rows]
                 place += table.num_rows
-                yield source, table if chosen.all() else table.filter(pa.array(chosen))
+                yield source, table if chosen.all() else table.filter(mask_of(chosen))
 
 
 def fold(sources: Iterable[Path], kept_from: int = KEPT_FROM, workers: int = 1) -> Folded:
@@ -195,9 +193,11 @@ def _usable(table: "pa.Table", reasons: dict[str, set[str]]) -> Mask:
     usable = np.ones(table.num_rows, bool)
 
     def refuse(wrong: "pa.ChunkedArray", reason: str) -> None:
-        wrong_N = pc.fill_null(wrong, False).to_numpy(zero_copy_only=False) & usable
+        wrong_N = np.zeros_like(usable)
+        wrong_N[np.from_dlpack(pc.indices_nonzero(wrong))] = True
+        wrong_N &= usable
         if wrong_N.any():
-            reasons.setdefault(reason, set()).update(map(str, table.filter(pa.array(wrong_N))["run_id"].to_pylist()))
+            reasons.setdefault(reason, set()).update(map(str, table.filter(mask_of(wrong_N))["run_id"].to_pylist()))
             usable[wrong_N] = False
 
     for version in pc.unique(table["schema_version"]).to_pylist():
@@ -206,7 +206,8 @@ def _usable(table: "pa.Table", reasons: dict[str, set[str]]) -> Mask:
                 pc.equal(table["schema_version"], version),
                 f"schema {version} is newer than this spurbench's, {SCHEMA_VERSION}; update spurbench to read it",
             )
-    refuse(pc.not_equal(table["status"], "finished"), "its status is not 'finished'")
+    finished = pc.is_in(table["status"], value_set=array_of(["finished", None], pa.string()))
+    refuse(pc.invert(finished), "its status is not 'finished'")
     for name in _REQUIRED:
         refuse(pc.is_null(table[name]), f"{name} is missing")
     for name in table.column_names:
@@ -215,27 +216,23 @@ def _usable(table: "pa.Table", reasons: dict[str, set[str]]) -> Mask:
         elif name in (*LISTS, "config_json"):
             texts = table[name].unique()
             if broken := [text for text in texts.to_pylist() if text is not None and not well_formed(name, text)]:
-                refuse(pc.is_in(table[name], value_set=pa.array(broken, pa.string())), f"{name} cannot be read")
+                refuse(pc.is_in(table[name], value_set=array_of(broken, pa.string())), f"{name} cannot be read")
     return usable
 
 
 def _index(folded: Folded) -> None:
     """Keys of all rows, which of them count, and where rows of one key differ."""
-    import pyarrow as pa
-
     tables, masks = [], []
     for _, part, usable in folded._parts:
-        keys = list(row_groups(part, _KEY))
+        keys = list(row_groups(part, _KEY, encoded=usable is None))
         tables += keys
         masks.append(np.ones(sum(table.num_rows for table in keys), bool) if usable is None else usable)
     if not tables:
         return
-    whole = pa.concat_tables(tables)
-    encoded = [whole[name].combine_chunks().dictionary_encode() for name in _KEY]
-    folded._words = [column.dictionary.to_pylist() for column in encoded]
-    folded._codes_N = [
-        column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64) for column in encoded
-    ]
+    for which, name in enumerate(_KEY):
+        places: dict[str, int] = {}
+        codes = [_codes(chunk, places) for table in tables for chunk in table[name].chunks]
+        folded._words[which], folded._codes_N[which] = list(places), np.concatenate([np.empty(0, np.int64), *codes])
     counts_N = np.concatenate(masks)
 
     key_N = np.ravel_multi_index(folded._codes_N, [max(1, len(words)) for words in folded._words])
@@ -256,14 +253,29 @@ def _index(folded: Folded) -> None:
         folded.conflicts = list(_conflicts(folded, twice))
 
 
+def _codes(texts: "pa.Array", places: dict[str, int]) -> Codes:
+    """The place of each text among all, to which new ones are added; where a row cannot be used, None may be one."""
+    if texts.null_count or not hasattr(texts, "dictionary"):
+        return np.array([places.setdefault(text, len(places)) for text in texts.to_pylist()], np.int64)
+    words = np.array([places.setdefault(word, len(places)) for word in texts.dictionary.to_pylist()], np.int64)
+    codes: Codes = words[np.from_dlpack(texts.indices)]
+    return codes
+
+
 def _conflicts(folded: Folded, twice_N: Mask) -> Iterator[Conflict]:
     found: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
     for source, table in folded._tables(twice_N, None):
         for row in table_to_rows(table):
             found.setdefault(tuple(row[name] for name in _KEY), []).append((source, row))
     for key in sorted(found):
-        differing = [name for name in _MEASURED if len({repr(row[name]) for _, row in found[key]}) > 1]
+        differing = [name for name in _MEASURED if _differs(name, [row for _, row in found[key]])]
         if differing:
             column = next((name for name in ("worst_group_accuracy", "accuracy") if name in differing), differing[0])
             values = tuple((source, row[column]) for source, row in found[key])
             yield Conflict(run=key[0], selection=key[1], column=column, values=values)
+
+
+def _differs(name: str, rows: Iterable[dict[str, Any]]) -> bool:
+    """Whether rows say different things in a column; an older schema may not have had it."""
+    known = (row for row in rows if row[name] is not None or row["schema_version"] == SCHEMA_VERSION)
+    return len({repr(row[name]) for row in known}) > 1

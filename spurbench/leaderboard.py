@@ -8,6 +8,7 @@ from typing import Any
 
 from spurbench.dotted import dotted
 from spurbench.metrics.stats import mean_sd
+from spurbench.records import decoded
 from spurbench.schema import COLUMNS
 
 __all__ = ["NEEDED", "best_draws", "lines_of", "rule_for"]
@@ -77,8 +78,9 @@ def lines_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         rows: of one selection rule, one per run, in any order. They are not held.
     """
     settings: dict[str, _Setting] = {}
+    keys: dict[tuple[str, ...], str] = {}
     for row in rows:
-        key = _without_seed(row)
+        key = _without_seed(row, keys)
         setting = settings.get(key)
         if setting is None:
             setting = settings[key] = _Setting(key[:16], row["config_json"])
@@ -88,7 +90,7 @@ def lines_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             smallest = min((group["n"] for group in row.get("groups") or () if group.get("n")), default=None)
             setting.first = place, {**{key: row.get(key) for key in _SHARED}, "worst_group_n": smallest}
         setting.runs.append(
-            (*place, row.get("selected_epoch"), row.get("finished_at"), tuple(values.get(name) for name in _AVERAGED))
+            (*place, row.get("selected_epoch"), row.get("finished_at"), tuple(map(values.get, _AVERAGED)))
         )
     table = [_summary(setting) for setting in settings.values()]
     return sorted(
@@ -143,12 +145,22 @@ def rule_for(offered: set[str], select: str) -> str:
     return "last" if offered == {"last"} and not select.startswith("oracle") else select
 
 
-def _without_seed(row: dict[str, Any]) -> str:
-    """A hash of all that runs of one setting share."""
-    config = json.loads(row["config_json"])
+def _without_seed(row: dict[str, Any], known: dict[tuple[str, ...], str]) -> str:
+    """A hash of all that runs of one setting share. Texts that differ in the seed alone are hashed once."""
+    text, data = row["config_json"], row["dataset_fingerprint"]
+    if text.count('"seed"') > 1 or "\\" in text:  # another seed than the run's, or a key in disguise
+        return _hash(text, data)
+    before, _, after = text.partition('"seed":')
+    alike = before, after.lstrip("0123456789"), data
+    if alike not in known:
+        known[alike] = _hash(text, data)
+    return known[alike]
+
+
+def _hash(config_json: str, data: str | None) -> str:
+    config = decoded(config_json)
     config.pop("seed")
-    text = json.dumps([config, row["dataset_fingerprint"]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps([config, data], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -166,7 +178,7 @@ class _Setting:
 def _summary(setting: _Setting) -> dict[str, Any]:
     """One table line; options that are not part of the label are named, so equal labels can be told apart."""
     assert setting.first is not None
-    config = json.loads(setting.config_json)
+    config = decoded(setting.config_json)
     runs = sorted(setting.runs, key=lambda run: run[:2])
     summary: dict[str, Any] = dict(setting.first[1])
     summary["options"] = {**config["method"]["config"], **dotted("train", config.get("train", {}))}
@@ -181,8 +193,8 @@ def _summary(setting: _Setting) -> dict[str, Any]:
     summary["finished_at"] = max(finished or "" for *_, finished, _ in runs)
     summary["seeds"] = [seed for seed, *_ in runs]
     summary["n_seeds"] = len(runs)
-    for place, name in enumerate(_AVERAGED):
-        values = [value for *_, row in runs if (value := row[place]) is not None]
+    for name, column in zip(_AVERAGED, zip(*(values for *_, values in runs), strict=True), strict=True):
+        values = [value for value in column if value is not None]
         mean, deviation = mean_sd(values) if values else (None, None)
         summary |= {f"{name}_mean": mean, f"{name}_sd": deviation, f"{name}_values": values}
     return summary

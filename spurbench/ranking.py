@@ -134,16 +134,17 @@ def _newest(
     name: Callable[[Line], str],
 ) -> Judged:
     newest: dict[Hashable, int] = {}
-    for line in lines:
-        newest[family(line)] = max(newest.get(family(line), 0), line[column] or 0)
+    families = [family(line) for line in lines]
+    for line, key in zip(lines, families, strict=True):
+        newest[key] = max(newest.get(key, 0), line[column] or 0)
     return [
         (
             line,
             None
-            if (line[column] or 0) == newest[family(line)]
-            else f"version {line[column]} of {name(line)} instead of {newest[family(line)]}",
+            if (line[column] or 0) == newest[key]
+            else f"version {line[column]} of {name(line)} instead of {newest[key]}",
         )
-        for line in lines
+        for line, key in zip(lines, families, strict=True)
     ]
 
 
@@ -155,13 +156,14 @@ def _most_common(
 ) -> Judged:
     runs: dict[Hashable, Counter[Any]] = {}
     latest: dict[tuple[Hashable, Any], str] = {}
-    for line in lines:
-        key = family(line), kind(line)
+    keys = [(family(line), kind(line)) for line in lines]
+    for line, key in zip(lines, keys, strict=True):
         runs.setdefault(key[0], Counter())[key[1]] += line["n_seeds"]
         latest[key] = max(latest.get(key, ""), line["finished_at"])
     usual = {
         name: max(kinds, key=lambda one: (kinds[one], latest[name, one], str(one))) for name, kinds in runs.items()
     }
     return [
-        (line, None if kind(line) == usual[family(line)] else tell(kind(line), usual[family(line)])) for line in lines
+        (line, None if other == usual[key] else tell(other, usual[key]))
+        for line, (key, other) in zip(lines, keys, strict=True)
     ]

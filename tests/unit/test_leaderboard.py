@@ -1,5 +1,6 @@
 """Tables: what is averaged, what is kept apart, and that files hold what records say."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -64,6 +65,40 @@ def test_other_options_and_other_data_never_share_a_line(tmp_path: Path) -> None
         record("c", seed=2, wga=0.5, fingerprint="g"),
     )
     assert len(table(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_settings_are_told_apart_by_all_but_the_seed_of_the_run(tmp_path: Path, separators: tuple[str, str]) -> None:
+    options: list[dict[str, Any]] = [{"tau": 1}, {"seed": 3}, {"seed": 4}, {"x": "seed"}, {"x": 'a "seed":5'}, {"é": 1}]
+    settings = [
+        {"method": {"name": "aim", "config": changed}, "train": {"epochs": epochs}}
+        for changed in options
+        for epochs in (3, 4)
+    ]
+    for number, setting in enumerate(settings):
+        for seed in (0, 7, 12):
+            config = {"method": setting["method"], "seed": seed, "train": setting["train"]}
+            save(tmp_path, with_config(f"{number}-{seed}", seed, json.dumps(config, separators=separators)))
+    lines = {line["setting"]: line["seeds"] for line in table(tmp_path)}
+    assert lines == {setting_of(setting): [0, 7, 12] for setting in settings}
+
+
+def test_a_seed_in_disguise_is_none_of_the_method(tmp_path: Path) -> None:
+    method = '"method":{"name":"aim","config":{"seed":%d}}'
+    save(tmp_path, *(with_config(str(n), 0, '{"\\u0073eed":0,' + method % n + "}") for n in (5, 6)))
+    assert len(table(tmp_path)) == 2
+
+
+def with_config(run_id: str, seed: int, text: str) -> dict[str, Any]:
+    document = record(run_id, seed=seed, wga=0.5)
+    for row in document["rows"]:
+        row["config_json"] = text
+    return document
+
+
+def setting_of(config: dict[str, Any], fingerprint: str = "f") -> str:
+    """As tables that were published name it."""
+    return hashlib.sha256(json.dumps([config, fingerprint], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_independent_of_file_order_and_folders(tmp_path: Path) -> None:

@@ -85,9 +85,7 @@ def test_the_command_says_why_nothing_matches(capsys: pytest.CaptureFixture[str]
 
 def test_measured_minus_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = (
-        e
-        for e in lines_of(fold([ROOT / "results" / "minibirds_vit.parquet"]).rows("val_wga"))
-        if e["label"] == "ERM"
+        e for e in lines_of(fold([ROOT / "results" / "minibirds_vit.parquet"]).rows("val_wga")) if e["label"] == "ERM"
     )
     first = first_line()
     own = {
