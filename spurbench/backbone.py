@@ -323,7 +323,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
     except Exception as error:  # any reader error means the same to a user: not a weights file
-        raise ConfigError(f"cannot read weights from {path}: {str(error).partition(chr(10))[0]}") from error
+        problem = f"{type(error).__name__} {str(error).partition(chr(10))[0]}"
+        raise ConfigError(f"cannot read weights from {path}, is it a state dict? ({problem})") from error
     found: dict[str, Tensor] = state
     return found
 

@@ -113,6 +113,8 @@ def _compare(
         weights = reader.weights(group_N, pair.a.place)
         ours, theirs = values_RN[: len(seeds)], values_RN[len(seeds) :]
         estimate = crossed_bootstrap(ours, group_N, statistic, weights, minus_SN=theirs)
+        if not left_out and abs(estimate.value - float(np.mean(differences))) > 1e-6:
+            raise Unusable("predictions that are not those of the records")
         num_images = len(group_N)
     except Unusable as error:
         estimate = t_interval(differences)

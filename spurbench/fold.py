@@ -12,7 +12,7 @@ import numpy.typing as npt
 from spurbench.io import atomic_write
 from spurbench.kept import KEPT_FROM, fold_folder, row_groups
 from spurbench.leaderboard import rule_for
-from spurbench.records import LISTS, array_of, arrow_schema, mask_of, table_to_rows, well_formed
+from spurbench.records import LISTS, MEASURED, SHARES, array_of, arrow_schema, mask_of, table_to_rows, well_formed
 from spurbench.schema import COLUMNS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _usable(table: "pa.Table", reasons: dict[str, set[str]]) -> Mask:
             )
     finished = pc.is_in(table["status"], value_set=array_of(["finished", None], pa.string()))
     refuse(pc.invert(finished), "its status is not 'finished'")
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, *MEASURED):
         refuse(pc.is_null(table[name]), f"{name} is missing")
     for name in table.column_names:
         if pa.types.is_floating(table[name].type):
@@ -217,6 +217,9 @@ def _usable(table: "pa.Table", reasons: dict[str, set[str]]) -> Mask:
             texts = table[name].unique()
             if broken := [text for text in texts.to_pylist() if text is not None and not well_formed(name, text)]:
                 refuse(pc.is_in(table[name], value_set=array_of(broken, pa.string())), f"{name} cannot be read")
+    for name in SHARES:
+        if pa.types.is_floating(table[name].type):
+            refuse(pc.or_(pc.less(table[name], 0), pc.greater(table[name], 1)), f"{name} is not a share from 0 to 1")
     return usable
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from spurbench.metrics.stats import mean_sd
 from spurbench.records import decoded
 from spurbench.schema import COLUMNS
 
-__all__ = ["NEEDED", "best_draws", "lines_of", "rule_for"]
+__all__ = ["NEEDED", "best_draws", "lines_of", "rule_for", "without_seed"]
 
 _AVERAGED = (
     "accuracy",
@@ -145,6 +145,14 @@ def rule_for(offered: set[str], select: str) -> str:
     return "last" if offered == {"last"} and not select.startswith("oracle") else select
 
 
+def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one setting share: neither the seed, nor ``--oracle``, which adds a rule and changes no number."""
+    shared = {key: value for key, value in config.items() if key != "seed"}
+    if "evaluation" in shared:
+        shared["evaluation"] = {key: value for key, value in shared["evaluation"].items() if key != "oracle"}
+    return shared
+
+
 def _without_seed(row: dict[str, Any], known: dict[tuple[str, ...], str]) -> str:
     """A hash of all that runs of one setting share. Texts that differ in the seed alone are hashed once."""
     text, data = row["config_json"], row["dataset_fingerprint"]
@@ -158,8 +166,7 @@ def _without_seed(row: dict[str, Any], known: dict[tuple[str, ...], str]) -> str
 
 
 def _hash(config_json: str, data: str | None) -> str:
-    config = decoded(config_json)
-    config.pop("seed")
+    config = without_seed(decoded(config_json))
     return hashlib.sha256(json.dumps([config, data], sort_keys=True).encode()).hexdigest()
 
 
@@ -179,7 +186,8 @@ def _summary(setting: _Setting) -> dict[str, Any]:
     """One table line; options that are not part of the label are named, so equal labels can be told apart."""
     assert setting.first is not None
     config = decoded(setting.config_json)
-    runs = sorted(setting.runs, key=lambda run: run[:2])
+    newest = {run[0]: run for run in sorted(setting.runs, key=lambda run: (run[3] or "", run[1]))}
+    runs = [newest[seed] for seed in sorted(newest)]  # a seed is there twice if it was trained again with --oracle
     summary: dict[str, Any] = dict(setting.first[1])
     summary["options"] = {**config["method"]["config"], **dotted("train", config.get("train", {}))}
     summary["recipe"] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spurbench.dotted import ABSENT, differing, dotted
 from spurbench.errors import ConfigError, DataMissing, did_you_mean
+from spurbench.leaderboard import without_seed
 
 if TYPE_CHECKING:
     from spurbench.fold import Folded
@@ -113,7 +114,7 @@ def read_side(title: str, folded: "Folded", sources: Sequence[Path], select: str
         notes.append(f"{title}: {silent} runs have no rule '{select}' and are left out")
     settings, replaced = _settings(rows, tuple(source for source in sources if source.is_dir()))
     if replaced:
-        notes.append(f"{title}: {replaced} runs of older method versions are left out")
+        notes.append(f"{title}: {replaced} runs of older method versions, or made again with --oracle, are left out")
     return Side(title, settings, notes)
 
 
@@ -170,9 +171,7 @@ def _settings(rows: Iterable[dict[str, Any]], folders: tuple[Path, ...]) -> tupl
     for row in sorted(
         rows, key=lambda row: (row.get("method_version") or 0, row.get("finished_at") or "", row["run_id"])
     ):
-        config = json.loads(row["config_json"])
-        config.pop("seed", None)
-        options = _flat(config)
+        options = _flat(without_seed(json.loads(row["config_json"])))
         place = tuple(row.get(key) for key in PLACE)
         new = Setting(row["label"] or row["method"], place, options, folders=folders)
         setting = settings.setdefault((place, new.wish), new)

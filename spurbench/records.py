@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LISTS",
+    "MEASURED",
+    "SHARES",
     "Batch",
     "Record",
     "array_of",
@@ -49,6 +51,13 @@ _PYTHON: dict[str, set[type]] = {
 }
 """What JSON may give as values of an Arrow column; nothing else is made to fit."""
 
+SHARES = (
+    *("accuracy", "group_mean_accuracy", "adjusted_accuracy", "worst_group_accuracy", "epg"),
+    *("val_accuracy", "val_wga", "val_worst_class"),
+)
+"""Columns from 0 to 1."""
+MEASURED = ("accuracy", "worst_group_accuracy")
+"""What no finished run is without."""
 _NAMES = frozenset(column.name for column in COLUMNS)
 _EMPTY = {column.name: None for column in COLUMNS}
 _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
@@ -270,7 +279,20 @@ def _checked(run: str, record: Any) -> Record:
     configs = {row.get("config_json") for row in rows}
     if not all(isinstance(text, str) and well_formed("config_json", text) for text in configs):
         return Record(run, "damaged", "config_json is no run's configuration")
+    if problem := next(filter(None, map(_no_share, rows)), None):
+        return Record(run, "damaged", problem)
     return Record(run, "finished", rows=[_EMPTY | row | machine for row in rows])
+
+
+def _no_share(row: dict[str, Any]) -> str | None:
+    """What is wrong with its headline numbers."""
+    for name in SHARES:
+        value = row.get(name)
+        if value is None and name in MEASURED:
+            return f"{name} is missing"
+        if isinstance(value, int | float) and not 0 <= value <= 1:
+            return f"{name} is {value}, not a share from 0 to 1"
+    return None
 
 
 def _newer(version: int) -> str:

@@ -69,7 +69,10 @@ def load_reported(path: Path) -> list[Reported]:
         try:
             rows.append(_reported(line))
         except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}, line {number}: {type(error).__name__}: {error}") from error
+            problem = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(
+                f"{path}, line {number}: {problem}; results/reference/README.md tells the form"
+            ) from error
     return rows
 
 

@@ -1,6 +1,7 @@
 """``spurbench leaderboard --against paper``: measured minus published."""
 
 import argparse
+import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,12 @@ _DROP = ("their pretraining", "their seeds", "their selection", "evidence", "rul
 
 def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
     """A line per number that exists on both sides, and why the others have no counterpart."""
+    from spurbench.errors import ConfigError
     from spurbench.reported import compare_with_reported, load_reported, shipped
 
     reported = load_reported(shipped() if options.against == "paper" else Path(options.against).expanduser())
+    if options.format == "latex":
+        raise ConfigError("--against has no LaTeX form; choose --format csv, markdown or json")
     found = compare_with_reported(table, reported)
     lines = []
     for line, row in found.pairs:
@@ -52,7 +56,9 @@ def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespac
             }
         )
         return
-    if lines and options.format == "markdown":
+    if options.format == "csv":
+        csv.writer(sys.stdout).writerows([_HEADER, *lines])
+    elif lines and options.format == "markdown":
         print_markdown(_HEADER, lines)
     elif lines:
         print_table("measured beside published, percent; recipes differ (see results/reference/README.md)", _HEADER,

@@ -8,6 +8,7 @@ from typing import Any
 
 from spurbench.cli.latex import escaped, latex_table
 from spurbench.cli.render import erasure_text, percent, print_markdown, print_table, spread
+from spurbench.report.page_data import clip
 
 __all__ = ["Board", "print_csv", "print_latex", "print_markdown_board", "print_text"]
 
@@ -164,6 +165,8 @@ def _measured(line: Line | None, titles: Sequence[str]) -> Iterator[str]:
 def _legend(board: Board) -> Iterator[str]:
     """What the columns do not say themselves."""
     lines = board.lines
+    if len(board.tables) > 1:
+        yield "columns that name no rule are of the first one that a setting has"
     if len(board.tables) == 1 and any(line["worst_group_accuracy_low"] is not None for line in lines):
         over = {line["interval_over"] for line in lines}
         if "seeds" in over:
@@ -192,7 +195,7 @@ def _names(settings: Sequence[dict[str, Line]]) -> list[str]:
     for number, line in enumerate(map(_first, settings)):
         traits.append({**line["options"], **line["recipe"], "version": line["method_version"]})
         twins.setdefault((line["label"], line["dataset"], line["backbone"]), []).append(number)
-    names = [str(line["label"] or line["method"]) for line in map(_first, settings)]
+    names = [clip(line["label"] or line["method"]) for line in map(_first, settings)]
     for alike in twins.values():
         keys = sorted({key for number in alike for key in traits[number]})
         differing = [key for key in keys if len({repr(traits[number].get(key, _ABSENT)) for number in alike}) > 1]
@@ -209,7 +212,7 @@ def _told_apart(settings: Sequence[dict[str, Line]]) -> tuple[list[str], list[st
     """Datasets and backbones; with the version, data or weights where one name has several."""
     columns = []
     for name, more in (("dataset", ("dataset_version", "dataset_fingerprint")), ("backbone", ("weights",))):
-        texts = [str(_first(setting)[name]) for setting in settings]
+        texts = [clip(_first(setting)[name]) for setting in settings]
         for column in more:
             kinds: dict[str, set[str]] = {}
             values = [str(_first(setting)[column]) for setting in settings]

@@ -29,7 +29,7 @@ def _execute(options: argparse.Namespace) -> int:
     from spurbench.compare import compare, undecided, worse
     from spurbench.errors import DataMissing
 
-    title, notes, pairs, alone = _sides(options)
+    title, notes, pairs, alone, are_sets = _sides(options)
     comparisons, unpaired = compare(pairs, options.metric)
     unpaired = [*alone, *unpaired]
     for text in notes:
@@ -43,11 +43,17 @@ def _execute(options: argparse.Namespace) -> int:
         _print(title, options, comparisons, unpaired)
     if options.fail_if_worse is None:
         return 0
-    return _gate(worse(comparisons, options.fail_if_worse), undecided(comparisons, options.fail_if_worse), options)
+    points = options.fail_if_worse
+    lost = [entry for entry in unpaired if are_sets and entry.side == "B"]
+    return _gate(worse(comparisons, points), undecided(comparisons, points), lost, points)
 
 
-def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], list[Unpaired]]":
-    """Two paths that exist are result sets; two names that are no paths, or follow ``--methods``, are methods."""
+def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], list[Unpaired], bool]":
+    """Two paths that exist are result sets; two names that are no paths, or follow ``--methods``, are methods.
+
+    Returns:
+        title, notes, pairs, runs without a partner, and whether the sides are result sets.
+    """
     from spurbench.errors import ConfigError, DataMissing
     from spurbench.pairing import pair_methods, pair_sets
 
@@ -69,7 +75,7 @@ def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], li
                     f"{error}; to compare two methods of one folder, type --methods {' '.join(options.sides)}"
                 ) from None
             title = f"A = {options.sides[0]}, B = {options.sides[1]}"
-            return title, [note for side in sides for note in side.notes], *pair_sets(*sides)
+            return title, [note for side in sides for note in side.notes], *pair_sets(*sides), True
         if any(there):
             missing = options.sides[there.index(False)]
             raise DataMissing(
@@ -81,7 +87,7 @@ def _sides(options: argparse.Namespace) -> "tuple[str, list[str], list[Pair], li
         results = given
     side = _side(", ".join(map(str, results)), results, options.select)
     try:
-        return f"A = {names[0]}, B = {names[1]}, in {side.title}", side.notes, *pair_methods(side, *names)
+        return f"A = {names[0]}, B = {names[1]}, in {side.title}", side.notes, *pair_methods(side, *names), False
     except ConfigError as error:
         if options.methods is not None:
             raise
@@ -134,7 +140,7 @@ def _print(
     what = f"{options.metric}, test split, selection {options.select}, in percent and percent points"
     if options.format == "markdown":
         print(f"{title}: {what}\n")
-        print_markdown(header, [[cell.replace("|", "\\|") for cell in line] for line in lines])
+        print_markdown(header, lines)
         print()
     else:
         print_table(f"{title}\n{what}", header, lines, drop=("backbone", "images", "mean B", "mean A", "dataset"))
@@ -201,14 +207,16 @@ def _json(
     )
 
 
-def _gate(bad: "Sequence[Comparison]", open_: "Sequence[Comparison]", options: argparse.Namespace) -> int:
-    """Exit code of ``--fail-if-worse``."""
-    points = f"{options.fail_if_worse:g} points"
+def _gate(bad: "Sequence[Comparison]", open_: "Sequence[Comparison]", lost: "Sequence[Unpaired]", limit: float) -> int:
+    """Exit code of ``--fail-if-worse``: what a new result set lacks of the old one cannot be judged."""
+    points = f"{limit:g} points"
     for found in bad:
         print(f"worse by more than {points}: {_one_line(found)}", file=sys.stderr)
     for found in open_:
         print(f"worse by more than {points}, not enough seeds to judge: {_one_line(found)}", file=sys.stderr)
-    return 1 if bad else 2 if open_ else 0
+    for text in _unpaired_lines(lost):
+        print(f"cannot be judged: {text}", file=sys.stderr)
+    return 1 if bad else 2 if open_ or lost else 0
 
 
 def _one_line(found: "Comparison") -> str:

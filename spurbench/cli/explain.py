@@ -10,9 +10,11 @@ from spurbench.cli.common import paths_of, plugins_of
 def execute(options: argparse.Namespace) -> int:
     """Restore, explain, draw: one row of the sheet per run and map."""
     from spurbench.engine.device import choose_device
-    from spurbench.errors import DataMissing, SpurbenchError
+    from spurbench.errors import ConfigError, DataMissing, SpurbenchError
     from spurbench.report.gallery import draw, explain, find_runs
 
+    if Path(options.output).suffix != ".png":
+        raise ConfigError(f"-o {options.output}: the picture is a PNG; name a file that ends in .png")
     paths = paths_of(options)
     device, plugins = choose_device(options.device), plugins_of(options)
     sheet = []

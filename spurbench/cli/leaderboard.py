@@ -43,6 +43,8 @@ def _execute(options: argparse.Namespace) -> int:
     rules = list(dict.fromkeys(rule for group in options.select or [["val_wga"]] for rule in group))
     if options.against is not None and len(rules) > 1:
         raise ConfigError(f"--against compares under one rule; give one to --select, not {', '.join(rules)}")
+    if options.output and not options.output.endswith(".parquet"):
+        raise ConfigError(f"--output writes Parquet; name a file that ends in .parquet, not {options.output}")
     folded = folded_of(folders, "the table")
     tables = {rule: _lines(folded, rule) for rule in rules}
     for rule in rules:
@@ -51,7 +53,7 @@ def _execute(options: argparse.Namespace) -> int:
         have = (
             f"the {len(folded)} rows there offer {', '.join(folded.rules)}"
             if len(folded)
-            else "there are no finished runs"
+            else "there are no finished runs; the folder above 'runs' is wanted"
         )
         named = " or ".join(f"'{rule}'" for rule in rules)
         raise DataMissing(f"no run below {', '.join(map(str, folders))} has rule {named}: {have}")
@@ -115,7 +117,7 @@ def _ranking(
 
 def _tell_without_rule(folded: "Folded", select: str) -> None:
     """Finished runs that the table lacks because they do not offer the rule."""
-    for (label, dataset, rules), count in folded.lacking(select).items():
+    for (label, dataset, rules), count in some(folded.lacking(select).items(), f"settings without rule {select}"):
         what = f"{count} run{'s' if count > 1 else ''} of {label} on {dataset}"
         note(f"{what} without rule {select} (they have {rules})")
 

@@ -193,7 +193,8 @@ def _compare(commands) -> None:  # type: ignore[no-untyped-def]
     parser.description = (
         "The difference A - B over runs paired by data, backbone, weights, seed and test image.\n\n"
         "A and B are result sets if both paths exist: result folders or Parquet tables, whose equal configurations\n"
-        "are paired whatever code made them. Otherwise they are methods of the folder --results: a label such as\n"
+        "are paired whatever code made them; then labels that either side has once at a dataset and backbone,\n"
+        "whose options may differ, which is told. Otherwise they are methods of the folder --results: a label such as\n"
         "'aim[1,25%]', a method's name for all its settings, or '*' for all methods. --methods always means methods."
     )
     parser.add_argument("sides", nargs="*", metavar="SIDE", help="A and B; with --methods, result folders and tables")
@@ -205,7 +206,8 @@ def _compare(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument(
         "--fail-if-worse", type=_points, metavar="X",
         help="exit with 1 if A (the new side) is worse than B by more than X percent points in any comparison whose "
-        "95%% interval leaves 0 out; with 2 if too few seeds cannot judge such a drop, or nothing can be paired",
+        "95%% interval leaves 0 out; with 2 if too few seeds cannot judge such a drop, or runs of the result set B "
+        "have no partner in A",
     )  # fmt: skip
     parser.add_argument("--format", default="table", choices=("table", "markdown", "json"), help="how to print")
     _results(parser)
@@ -230,7 +232,7 @@ def _explain(commands) -> None:  # type: ignore[no-untyped-def]
     )
     parser.add_argument("--dataset", help="only runs on this dataset, where none is named")
     parser.add_argument("-o", "--output", default="masks.png", help="picture to write (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=12, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--count", type=_pixels, default=12, metavar="N", help="images (default: %(default)s)")
     parser.add_argument("--select", choices=_RULES, help="rule whose weights are used (default: the run's first)")
     parser.add_argument(
         "--attribution", choices=_ATTRIBUTIONS,

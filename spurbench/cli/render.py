@@ -1,5 +1,6 @@
 """Tables for people. Percentages exist only here; files hold fractions."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -7,10 +8,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "size", "spread"]
+__all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "printable", "size", "spread"]
 
 _MANY = 500
 """Lines from which on columns are only aligned: rich takes milliseconds for each line."""
+
+
+def printable(text: str) -> str:
+    """Control characters, line breaks among them, and invisible ones as spaces: a terminal would obey them."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -86,6 +92,7 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
         drop: columns that may be left out, the least important first. What is still too wide is broken into lines, the
             first column last.
     """
+    lines = [list(map(printable, line)) for line in lines]
     if len(lines) > _MANY:
         _print_many(title, header, lines)
         return
@@ -120,9 +127,10 @@ def _print_many(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
 
 
 def print_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table in Markdown on stdout."""
+    """A table in Markdown on stdout; what data says is text, never a cell or a tag."""
     for cells in [header, ["---"] * len(header), *lines]:
-        print("| " + " | ".join(cells) + " |")
+        texts = (re.sub(r"<(?=[A-Za-z/!?])", "&lt;", printable(cell)).replace("|", "\\|") for cell in cells)
+        print("| " + " | ".join(texts) + " |")
 
 
 def _too_wide(header: Sequence[str], lines: Sequence[Sequence[str]], drop: Sequence[str], width: int) -> set[str]:

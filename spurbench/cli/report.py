@@ -21,7 +21,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from spurbench.errors import DataMissing
+    from spurbench.errors import ConfigError, DataMissing
     from spurbench.io import atomic_write
     from spurbench.report.curves import curves_of
     from spurbench.report.page import page, plotting_library
@@ -31,6 +31,8 @@ def _execute(options: argparse.Namespace) -> int:
     from spurbench.reported import load_reported, shipped
 
     plotting_library()  # before any work
+    if Path(options.output).expanduser().is_dir():
+        raise ConfigError(f"-o {options.output} is a folder; name a file, such as {options.output}/report.html")
     progress = _Progress()
     sources = folders_of(options)
     folded = folded_of(sources, "the report")

@@ -43,13 +43,14 @@ def write_run(
     rows = []
     for rule, worst in (("val_wga", wga), ("last", wga - 0.1)):
         counts = [round(100 * worst) if g == 0 else 98 for g in range(len(group_names))]
+        n = 100 * len(counts)
         row: dict[str, Any] = {
             "run_id": run_id, "schema_version": SCHEMA_VERSION, "status": "finished", "provenance": "measured",
             "method": method, "label": label, "config_json": json.dumps(config), "dataset": dataset,
             "dataset_version": "1", "dataset_fingerprint": "f", "backbone": backbone, "weights": "none",
             "seed": seed, "access": "none", "selection": rule, "selected_epoch": epochs - 1, "split": "test",
-            "n": 400, "n_correct": sum(counts), "accuracy": sum(counts) / 400, "worst_group_accuracy": worst,
-            "group_mean_accuracy": sum(counts) / 400, "worst_group": group_names[0], "val_accuracy": 0.9,
+            "n": n, "n_correct": sum(counts), "accuracy": sum(counts) / n, "worst_group_accuracy": worst,
+            "group_mean_accuracy": sum(counts) / n, "worst_group": group_names[0], "val_accuracy": 0.9,
             "val_wga": worst,
             "groups": [
                 {"group": g, "name": name, "n": 100, "correct": counts[g]} for g, name in enumerate(group_names)

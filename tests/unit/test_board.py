@@ -253,3 +253,39 @@ def test_spread_is_that_of_the_standard_library(values: list[float]) -> None:
     mean, deviation = mean_sd(values)
     assert mean == statistics.fmean(values)
     assert deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-16)
+
+
+def test_hostile_names_stay_in_their_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "=cmd|calc <script>\n\x1b[31m\u202ered " + "x" * 10_000
+    write_run(tmp_path, "a", label=name)
+    assert main(["leaderboard", str(tmp_path), "--format", "markdown"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert len(lines) == 3
+    assert "<script>" not in lines[2]
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert max(map(len, out.splitlines())) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--output", "rows.csv"], "name a file that ends in .parquet"),
+        (["--against", "paper", "--format", "latex"], "choose --format csv, markdown or json"),
+    ],
+)
+def test_what_is_not_written_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    write_run(tmp_path, "a")
+    assert main(["leaderboard", str(tmp_path), *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_against_in_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(__file__).parents[2] / "results" / "minibirds_methods.parquet"
+    assert main(["leaderboard", str(shipped), "--against", "paper", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("method,dataset,backbone,")

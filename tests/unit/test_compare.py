@@ -233,7 +233,7 @@ def test_of_two_versions_in_one_folder_the_newer_counts(tmp_path: Path) -> None:
     save_runs(folder, version=2)
     found = side("A", [folder], "val_wga")
     assert [row["method_version"] for row in found.settings[0].runs.values()] == [2] * 5
-    assert found.notes == ["A: 5 runs of older method versions are left out"]
+    assert found.notes == ["A: 5 runs of older method versions, or made again with --oracle, are left out"]
 
 
 # --- names of methods ---
@@ -422,6 +422,30 @@ def test_runs_that_are_there_twice_with_other_numbers_are_a_conflict(
     assert "0.125 in" in err
 
 
+def test_records_that_differ_from_their_predictions_are_told(tmp_path: Path) -> None:
+    a, b = save_runs(tmp_path / "a"), save_runs(tmp_path / "b")
+    for run in (b / "runs").iterdir():
+        record = json.loads((run / "result.json").read_text())
+        record["rows"][0]["worst_group_accuracy"] = 0.99
+        (run / "result.json").write_text(json.dumps(record))
+    (found,) = sets(a, b)
+    assert found.difference < -0.1  # what the records say
+    assert found.num_images is None
+    assert "predictions that are not those of the records" in found.notes[0]
+
+
+def test_a_run_with_an_oracle_row_is_paired_like_the_others(tmp_path: Path) -> None:
+    a, b = save_runs(tmp_path / "a"), save_runs(tmp_path / "b")
+    for run in (a / "runs").iterdir():
+        record = json.loads((run / "result.json").read_text())
+        for row in record["rows"]:
+            oracle = {"evaluation": {"oracle": row["seed"] == 0}}
+            row["config_json"] = json.dumps(json.loads(row["config_json"]) | oracle, sort_keys=True)
+        (run / "result.json").write_text(json.dumps(record))
+    (found,) = sets(a, b)
+    assert found.seeds == [0, 1, 2, 3, 4]
+
+
 # --- the gate ---
 
 
@@ -490,6 +514,19 @@ def test_json_is_one_document_with_everything(tmp_path: Path, capsys: pytest.Cap
     assert found["config_diff"] == {"method.name": ["aim", "erm"], "method.tau": [0.25, "(absent)"]}
     (alone,) = document["unpaired"]
     assert (alone["side"], len(alone["runs"])) == ("B", 1)
+
+
+def test_the_gate_stops_where_the_new_set_lacks_runs_of_the_old(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = save_runs(tmp_path / "old"), save_runs(tmp_path / "new")
+    assert call(capsys, new, old, "--fail-if-worse", "2")[0] == 0
+    save_runs(new, label="AIM")
+    assert call(capsys, new, old, "--fail-if-worse", "2")[0] == 0  # what is new has nothing to be worse than
+    save_runs(old, label="JTT")
+    code, _, err = call(capsys, new, old, "--fail-if-worse", "2")
+    assert code == 2
+    assert "cannot be judged: 5 runs of B" in err
 
 
 def test_table_and_markdown_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -529,6 +529,31 @@ def test_a_run_that_is_there_twice_counts_once(results: Path, tmp_path: Path) ->
     assert table(folded) == table(fold([results]))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("worst_group_accuracy", None, "worst_group_accuracy is missing"),
+        ("accuracy", None, "accuracy is missing"),
+        ("worst_group_accuracy", 5.0, "worst_group_accuracy is 5.0, not a share from 0 to 1"),
+        ("val_wga", -0.1, "val_wga is -0.1, not a share from 0 to 1"),
+    ],
+)
+def test_headline_numbers_are_there_and_shares(
+    results: Path, tmp_path: Path, column: str, value: Any, problem: str
+) -> None:
+    fold([results]).write(tmp_path / "good.parquet")
+    write_run(tmp_path / "bad", "bad", **{column: value})
+    folded = fold([tmp_path / "bad", results])
+    assert list(folded.damaged.values()) == [problem]
+    assert table(folded) == table(fold([results]))
+    rows = pq.read_table(tmp_path / "good.parquet")
+    values = rows[column].to_pylist()
+    changed = rows.set_column(rows.schema.names.index(column), column, pa.array([value, *values[1:]], pa.float64()))
+    pq.write_table(changed, tmp_path / "bad.parquet")
+    (told,) = fold([tmp_path / "bad.parquet"]).damaged.values()
+    assert told == problem.replace(f"is {value}, not", "is not")
+
+
 def test_a_copy_of_an_older_schema_without_a_new_column_is_no_conflict(tmp_path: Path) -> None:
     official = [{"name": "macro_f1", "value": 0.5}]
     write_run(tmp_path / "old", "run", schema_version=2)

@@ -190,3 +190,24 @@ def test_erasure_becomes_the_share_of_predictions_that_stay(tmp_path: Path) -> N
     assert line["erasure_outside_mean"] == pytest.approx(0.85)
     assert line["erasure_inside_mean"] == pytest.approx(0.35)
     assert line["erasure_outside_control_mean"] is None
+
+
+def oracle(run_id: str, seed: int, wga: float, finished_at: str, **more: Any) -> dict[str, Any]:
+    document = record(run_id, seed=seed, wga=wga, **more)
+    for row in document["rows"]:
+        config = json.loads(row["config_json"]) | {"evaluation": {"oracle": True, "batch_size": 8}}
+        row |= {"config_json": json.dumps(config)}
+    document["machine"]["finished_at"] = finished_at
+    return document
+
+
+def test_a_run_with_an_oracle_row_is_a_seed_like_the_others(tmp_path: Path) -> None:
+    plain = [oracle(f"r{seed}", seed, wga, "1") for seed, wga in ((0, 0.5), (1, 0.6))]
+    for document in plain:
+        for row in document["rows"]:
+            row["config_json"] = row["config_json"].replace('"oracle": true', '"oracle": false')
+    save(tmp_path, *plain, oracle("r2", 2, 0.7, "1"), oracle("r3", 0, 0.9, "2"))
+    (line,) = table(tmp_path)
+    assert line["seeds"] == [0, 1, 2]
+    assert line["worst_group_accuracy_values"] == [0.9, 0.6, 0.7]  # seed 0 was trained again later
+    assert line["run_ids"] == ["r3", "r1", "r2"]
