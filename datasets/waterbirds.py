@@ -129,6 +129,8 @@ def open_waterbirds(info: DatasetInfo, root: Path | None) -> ImageDataset:
     root = require_root(info, root, _folders(info)[0])
     folder, table_path = _find(info, root)
     table = read_table(table_path, num_classes=len(CLASSES), num_attributes=len(ATTRIBUTES))
+    if own := {"class_name", "attribute_name"} & table.columns:  # the published tables leave names to their readers
+        raise DataError(f"{table_path} names its own {own.pop()}: it is another set, --dataset {folder}")
     if _is_corrected(info):
         table = _with_right_labels(table)
     images = open_image_set(table, folder, search_places(folder, root), len(ATTRIBUTES))

@@ -130,7 +130,8 @@ def _region(theirs: Any) -> Tensor:
 def _spec(
     of: Any, attribute_of: Callable[[Any], Tensor] | None, pixels_of: Callable[[Any], Tensor] = _pixels
 ) -> DatasetSpec:
-    info = replace(of.INFO, name=f"wilds_{of.INFO.name}", has_boxes=False, archives=())
+    source = "WILDS' own download (python -m wilds.download_datasets), a folder with a file RELEASE_v*.txt"
+    info = replace(of.INFO, name=f"wilds_{of.INFO.name}", has_boxes=False, archives=(), source=source)
     return DatasetSpec(info=info, open=partial(open_wilds, info, of.FOLDERS[0], attribute_of, pixels_of))
 
 

@@ -62,7 +62,7 @@ def _check(options: argparse.Namespace) -> tuple["CheckReport", str]:
         )
     of_files = any(finding.kind in _FILES for finding in report.errors)
     fetchable = path is None and spec.info.archives and of_files
-    return report, f"; spurbench data prepare {spec.info.name} tells where to get its files" if fetchable else ""
+    return report, f"; what is damaged or missing is in {spec.info.source}" if fetchable else ""
 
 
 def _print(report: "CheckReport") -> None:

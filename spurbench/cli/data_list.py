@@ -45,8 +45,10 @@ def execute(options: argparse.Namespace) -> int:
             part = _name(family).removesuffix("*")
             print(f"{part}*: {len(family)} variants; spurbench data list {part} lists them")
     for item in items:
-        if item.advice and (options.filter or item.state != "missing"):
+        if item.advice:
             print(f"{item.name}: {item.advice}")
+    for part, names in _facts(items).items() if options.filter else ():
+        print(f"{', '.join(names)}: {part}")
     states = Counter(item.state for item in items)
     print(
         ", ".join(f"{number} {state}" for state, number in states.items())
@@ -54,6 +56,16 @@ def execute(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _facts(items: Sequence["Stock"]) -> dict[str, list[str]]:
+    """Source, licence and citation in full, each with the datasets that share it."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        for what, text in (("from", item.source), ("licence", item.license), ("cite", item.citation)):
+            if text:
+                found.setdefault(f"{what} {text}", []).append(item.name)
+    return found
 
 
 def _cells(item: "Stock") -> list[str]:

@@ -164,7 +164,7 @@ def find_cub_and_masks(cub: Path) -> tuple[Path, Path]:
     if folder is None:
         raise DataMissing(
             f"no CUB-200-2011 in {cub}/: expected images.txt, train_test_split.txt and images/ there or in "
-            "CUB_200_2011/ below; see spurbench list datasets cub200 for where to get it"
+            "CUB_200_2011/ below; spurbench data list cub200 tells where to get it"
         )
     inside = [place / MASKS for place in (folder, folder.absolute().parent)]
     masks = next((place for place in inside if place.is_dir()), None)

@@ -138,6 +138,9 @@ def unpack(path: Path, into: Path, workspace: Path, archive: Archive, progress: 
             if number == 0:
                 raise DataError(f"{path} holds no files; {_again(archive)}")
         new = _publish(workspace, into)
+    except DataError:
+        shutil.rmtree(workspace, ignore_errors=True)  # what was refused is not gone on with
+        raise
     except OSError as error:
         full = error.errno == errno.ENOSPC
         hint = f"; {readable_size(shutil.disk_usage(workspace.parent).free)} are free" if full else ""

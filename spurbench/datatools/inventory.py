@@ -35,6 +35,9 @@ class Stock:
     archive_bytes: int | None
     """Of all archives, where it is published."""
     license: str
+    source: str
+    """Where it is from."""
+    citation: str
     advice: str
     """What to do about it: empty when it is here."""
 
@@ -48,6 +51,8 @@ class Stock:
             "annotation": self.annotation,
             "archive_bytes": self.archive_bytes,
             "license": self.license,
+            "source": self.source,
+            "citation": self.citation,
             "advice": self.advice,
         }
 
@@ -72,6 +77,8 @@ def _look(name: str, origin: str, spec: DatasetSpec, root: Path | None) -> Stock
         annotation=_annotation(info),
         archive_bytes=sum(size or 0 for size in sizes) if sizes and all(sizes) else None,
         license=info.license,
+        source=info.source,
+        citation=info.citation,
         advice=advice,
     )
 
@@ -88,7 +95,7 @@ def _state(spec: DatasetSpec, root: Path | None) -> tuple[State, Dataset | None,
         archives = [find_archive(archive, archive_places(root, None)) for archive in spec.info.archives]
         if any(archives):
             return "packed", None, f"spurbench data prepare {spec.info.name}"
-        return "missing", None, f"get it from {spec.info.source}"
+        return "missing", None, ""
     except (DataError, OSError) as error:
         return "damaged", None, str(error)
     if any(finding.severity == "error" for finding in count_findings(dataset.info, group_counts(dataset))):

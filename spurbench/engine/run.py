@@ -381,7 +381,9 @@ def _reused(job: _Job, record: dict[str, Any]) -> dict[str, Any]:
     there = record["rows"][0]["dataset_fingerprint"]
     try:
         here = open_dataset(job.config, job.paths, job.plugins).fingerprint()
-    except (SpurbenchError, OSError):  # without the data here there is nothing to compare
+    except (SpurbenchError, OSError) as error:  # without the data here there is nothing to compare
+        problem = str(error).partition("\n")[0]
+        job.observer.note(f"run {job.config.run_id()} is finished; its data were not looked at again: {problem}")
         return record
     if here != there:
         raise ResultConflict(

@@ -421,7 +421,7 @@ def test_every_faulty_row_and_every_missing_file_is_named(
     assert told[5][2] == f"mask {mask} is missing"
     assert "cannot be decoded" in told[6][2]
     assert main(["data", "check", *what]) == 1
-    assert ("spurbench data prepare" in capsys.readouterr().err) is not own
+    assert ("what is damaged or missing is in" in capsys.readouterr().err) is not own
 
 
 def test_when_no_image_is_there_they_are_not_named_singly(waterbirds_root: Make) -> None:
@@ -627,7 +627,7 @@ def test_take_stock(tmp_path: Path) -> None:
     assert stock["damaged"].advice == "line 3 is bad"
     assert (stock["here"].images, stock["here"].annotation, stock["here"].advice) == (12, "mask+box", "")
     assert stock["missing"].archive_bytes is None
-    assert stock["missing"].advice == "get it from the shelf"
+    assert (stock["missing"].advice, stock["missing"].source) == ("", "the shelf")
     assert stock["other"].advice == "spurbench data check other"
     assert (stock["packed"].archive_bytes, stock["packed"].annotation) == (12, "box")
     assert stock["packed"].advice == "spurbench data prepare packed"
@@ -646,7 +646,10 @@ def test_the_list_command(waterbirds_root: Make, capsys: pytest.CaptureFixture[s
     assert items["waterbirds100"]["annotation"] == "mask+box"
     assert items["minibirds100"]["state"] == "built in"
     assert main(["data", "list", "waterbirds100", "--data-root", str(layout.root)]) == 0
-    assert "waterbirds100: get it from Google Drive" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "from Google Drive, https://drive.google.com/uc?id=1zJpQYGEt1SuwitlNfE06TFyLaWX-st1k" in out
+    assert "cite Petryk, Dunlap" in out
+    assert "licence Non-commercial research and education (terms of CUB-200-2011 and Places)" in out
 
 
 def test_variants_that_differ_in_name_only_share_a_line(

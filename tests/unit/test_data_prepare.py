@@ -96,8 +96,7 @@ def test_nothing_leaves_its_folder(tmp_path: Path, kind: str, bad: str) -> None:
     path = make(tmp_path / "arch" / kind, {"set/a.txt": b"1", bad: b"2"})
     with pytest.raises(DataError, match="leads out of its folder; nothing was unpacked"):
         extract(path, tmp_path / "in" / "data")
-    assert not (tmp_path / "in" / "data").exists()
-    assert not list(tmp_path.rglob("out.txt"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [path]  # nor is anything left where it worked
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,10 @@ class TestReuse:
         text = finished.bench.edition.read_text()
         finished.bench.edition.unlink()
         try:
-            assert finished.bench.run(finished.config) == finished.record
+            observer = StopAfter(9)
+            assert finished.bench.run(finished.config, observer=observer) == finished.record
+            (note,) = observer.notes
+            assert "is finished; its data were not looked at again:" in note
         finally:
             finished.bench.edition.write_text(text)
 

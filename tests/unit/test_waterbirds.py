@@ -134,6 +134,15 @@ def test_root_may_be_the_set_itself(waterbirds_root: Make) -> None:
     assert dataset.info.has_boxes
 
 
+def test_a_table_that_names_its_own_classes_is_another_set(waterbirds_root: Make) -> None:
+    layout = waterbirds_root()
+    table = next(layout.root.rglob("metadata.csv"))
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([f"{lines[0]},class_name", *(f"{line},truck" for line in lines[1:])]) + "\n")
+    with pytest.raises(DataError, match="names its own class_name: it is another set, --dataset"):
+        open_95(layout.root)
+
+
 def test_relative_roots(waterbirds_root: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = waterbirds_root(ROOT_95, masks="segmentations")
     monkeypatch.chdir(layout.root)
