@@ -14,6 +14,7 @@ from typing import Literal
 from spurbench.data.draws import VAL_FRACTION, held_out
 from spurbench.data.image_files import ExistingFiles
 from spurbench.data.image_set import ImageRecord, ImageSet, ImageSplit, MaskReader
+from spurbench.data.image_table import SPLITS
 from spurbench.data.row_faults import keeping_faults, tell_fault
 from spurbench.dataset import Dataset, DatasetInfo, SplitData
 from spurbench.errors import DataError, DataMissing, data_missing
@@ -60,12 +61,14 @@ def open_records(
 ) -> ImageDataset:
     """The dataset of these records, its declaration completed by what was found; other counts than published warn.
 
+    Without records it has none of the splits that are declared beside train, val and test.
+
     Args:
         folder: where the set lies, for messages.
         read_mask: how a mask's file becomes a foreground, see ``ImageSet``.
 
     Raises:
-        DataError: a split without samples.
+        DataError: train, val or test without samples.
     """
     images = ImageSet(
         records,
@@ -74,9 +77,11 @@ def open_records(
         read_mask=read_mask,
     )
     empty = [name for name in info.splits if not len(images.split(name))]
-    if empty:
-        raise DataError(f"{info.name} in {folder}: no images for {', '.join(empty)}; was everything unpacked?")
-    opened = ImageDataset(replace(info, has_masks=images.has_masks, has_boxes=images.has_boxes), images)
+    if needed := [name for name in empty if name in SPLITS]:
+        raise DataError(f"{info.name} in {folder}: no images for {', '.join(needed)}; was everything unpacked?")
+    splits = tuple(name for name in info.splits if name not in empty)
+    found = replace(info, splits=splits, has_masks=images.has_masks, has_boxes=images.has_boxes)
+    opened = ImageDataset(found, images)
     warn_about_counts(opened, folder)
     return opened
 
@@ -248,9 +253,9 @@ def warn_about_counts(dataset: Dataset, folder: Path) -> None:
     """Log one warning when the numbers of samples differ from the published ones."""
     info = dataset.info
     differences = []
-    for name in info.splits:
+    for name in dict.fromkeys([*info.splits, *(info.expected_counts or {})]):
         published = (info.expected_counts or {}).get(name)
-        found = _counts(dataset.split(name), info, len(published or ()))
+        found = _counts(dataset.split(name), info, len(published or ())) if name in info.splits else (0,)
         if published is not None and found != published:
             differences.append(f"{name} {_slashed(found)} (published {_slashed(published)})")
     if differences:

@@ -12,9 +12,19 @@ from spurbench.cli.render import print_markdown, print_table, spread
 
 _HEADER = [
     *("method", "dataset", "backbone", "column", "measured", "seeds", "rule", "reported", "measured - reported"),
-    *("their seeds", "their selection", "their pretraining", "evidence", "source"),
+    *("their seeds", "their selection", "their average", "their pretraining", "evidence", "source"),
 ]
-_DROP = ("their pretraining", "their seeds", "their selection", "evidence", "rule", "seeds", "source", "backbone")
+_DROP = (
+    "their pretraining",
+    "their seeds",
+    "their average",
+    "their selection",
+    "evidence",
+    "rule",
+    "seeds",
+    "source",
+    "backbone",
+)
 
 
 def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
@@ -43,6 +53,7 @@ def print_against(table: Sequence[Mapping[str, Any]], options: argparse.Namespac
                 f"{100 * mean - row.value:+.1f}",
                 str(row.seeds or "not stated"),
                 row.selection or "not stated",
+                row.average or "not stated",
                 row.pretraining or "not stated",
                 row.evidence,
                 row.source,

@@ -86,6 +86,20 @@ def test_conforms(tmp_path: Path) -> None:
     assert len(check_dataset(SPEC, tmp_path)) == len(DATASET_CHECKS)
 
 
+def test_a_folder_without_further_splits_is_smaller_and_opens(tmp_path: Path) -> None:
+    folder = write_fmow(tmp_path)
+    table = [row | ({"split": "seq"} if (split_of(row) or "").startswith("id_") else {}) for row in rows()]
+    write_csv(folder / "rgb_metadata.csv", table)
+    dataset = SPEC.open(tmp_path)
+    assert dataset.info.splits == ("train", "val", "test")
+    assert len(dataset.split("test")) == 12
+    write_csv(
+        folder / "rgb_metadata.csv", [row | ({"split": "seq"} if split_of(row) == "val" else {}) for row in table]
+    )
+    with pytest.raises(DataError, match=r"no images for val; was everything unpacked\?"):
+        SPEC.open(tmp_path)
+
+
 def test_other_zones_and_blank_regions(tmp_path: Path) -> None:
     folder = write_fmow(tmp_path)
     number = next(n for n, row in enumerate(rows()) if split_of(row) == "id_test")
