@@ -21,8 +21,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -33,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import machine
 from PIL import Image
 from torch import Tensor, nn
 
@@ -41,7 +40,7 @@ from spurbench.config import BackboneConfig, InputConfig, OptimizerConfig
 from spurbench.data.cache import load_frames
 from spurbench.data.view import LoaderSettings, make_view
 from spurbench.datasets.folder import DATASETS
-from spurbench.engine.device import choose_device, device_name, synchronize
+from spurbench.engine.device import choose_device, synchronize
 from spurbench.engine.training import make_optimizer
 from spurbench.nn.classifier import Classifier
 from spurbench.types import Access
@@ -245,11 +244,8 @@ def report(
         "all_images_per_second": rates,
         "share_of_time_waiting": {source: statistics.median(values) for source, values in waits.items()},
         "settings": vars(options),
-        "device": device_name(device),
-        "cores": os.cpu_count(),
+        **machine(device),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
     if "resident" in rates:
         resident = ratio("resident", "synthetic")

@@ -11,7 +11,6 @@ train ERM twelve times, which is their cheapest method.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from input_path import write_jpegs
 from loops.sides import Side, add_flags, ask, end, hear, settings_of, sides_of
+from machine import machine
 
 RUNS = 12
 
@@ -56,9 +55,7 @@ def main() -> None:
         "times_as_long": ratios,
         "seconds": seconds,
         "settings": settings_of(options),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

@@ -10,7 +10,6 @@ there: spurbench's decoded frames are pages of one file, so they are not among i
 import argparse
 import contextlib
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,9 @@ import threading
 import time
 from pathlib import Path
 
-import torch
 from input_path import write_jpegs
 from loops.sides import Side, add_flags, end, hear, settings_of, sides_of, tell
+from machine import machine
 
 
 def main() -> None:
@@ -48,8 +47,7 @@ def main() -> None:
         "peak_mb": peaks,
         "frames_mb": frames,
         "settings": settings_of(options),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

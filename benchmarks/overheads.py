@@ -18,8 +18,6 @@ Ratios are taken within a repeat; the median and the range over repeats are prin
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -28,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 from torch import nn
 
 from spurbench.backbone import build_backbone
 from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import Frames
 from spurbench.dataset import DatasetInfo
-from spurbench.engine.device import choose_device, device_name, synchronize
+from spurbench.engine.device import choose_device, synchronize
 from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.engine.observer import Silent
 from spurbench.engine.stop import StopFlag
@@ -242,11 +241,8 @@ def report(seconds: dict[str, list[float]], options: argparse.Namespace, device:
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in seconds.items()},
         "seconds": seconds,
         "settings": vars(options),
-        "device": device_name(device),
-        "cores": os.cpu_count(),
+        **machine(device),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

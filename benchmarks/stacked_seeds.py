@@ -24,7 +24,6 @@ import copy
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -35,12 +34,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from machine import machine
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from spurbench.backbone import build_backbone, resolve_weights
 from spurbench.config import BackboneConfig, OptimizerConfig
-from spurbench.engine.device import device_name
 from spurbench.engine.training import make_optimizer
 from spurbench.nn.classifier import Classifier
 
@@ -254,10 +253,7 @@ def main() -> None:
         "cases": cases,
         "sides": {name: side._asdict() for name, side in sides.items()},
         "settings": {**vars(options), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]},
-        "device": device_name(torch.device("cpu")),
-        "cores": cores,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

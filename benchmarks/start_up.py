@@ -17,7 +17,6 @@ the disk's). CPU seconds of each are counted too: other work on the cores moves 
 import argparse
 import json
 import os
-import platform
 import re
 import resource
 import statistics
@@ -27,9 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from spurbench.engine.device import device_name
+from machine import machine
 
 HERE = Path(__file__).parent
 SPURBENCH = ("-m", "spurbench")
@@ -71,10 +68,7 @@ def main() -> None:
         "seconds": clock,
         "cpu_seconds": cpu,
         "settings": vars(options),
-        "device": device_name(torch.device("cpu")),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

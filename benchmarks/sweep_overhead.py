@@ -19,7 +19,6 @@ Every way is warmed up by one run first; what is printed is wall time per run.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,10 +28,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from machine import machine
 
 from spurbench.config import RunPaths
-from spurbench.engine.device import device_name
 from spurbench.launch import LAUNCHERS, launch
 from spurbench.launch.local import launch_local
 from spurbench.launch.options import LaunchOptions
@@ -84,10 +82,7 @@ def main() -> None:
         "milliseconds_per_run": {name: 1000 * statistics.median(values) for name, values in seconds.items()},
         "seconds": seconds,
         "settings": vars(options),
-        "device": device_name(torch.device("cpu")),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(),
     }
     if options.json:
         print(json.dumps(document, indent=1))

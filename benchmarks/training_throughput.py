@@ -16,19 +16,17 @@ Ratios are taken within a repeat; medians and ranges are printed. The first roun
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from input_path import write_jpegs
 from loops.sides import add_flags, ask, end, hear, settings_of, sides_of
+from machine import machine
 
-from spurbench.engine.device import choose_device, device_name
+from spurbench.engine.device import choose_device
 
 
 def main() -> None:
@@ -74,10 +72,7 @@ def report(rounds: dict[str, list[dict[str, float]]], options: argparse.Namespac
         "images_per_second": {side: statistics.median(values) for side, values in rates.items()},
         "rounds": rounds,
         "settings": settings_of(options),
-        "device": device_name(choose_device("auto")),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **machine(choose_device("auto")),
     }
     if options.json:
         print(json.dumps(document, indent=1))
