@@ -14,13 +14,19 @@ The share of the time in which the loop waited for its next batch is printed bes
 the host, which runs ahead of the device.
 
 Ratios are taken pair by pair within a repeat and their median is quoted, so a machine whose speed drifts does not
-matter much; single images/s do.
+matter much; single images/s do. The DataLoader's workers are stopped between its turns: they would go on to decode
+ahead while the next source is measured. Every turn begins with steps that are not timed, so that a device which works
+behind the host has its queue filled.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -64,19 +70,25 @@ def main() -> None:
         if device.type != "cpu":
             sources["resident"] = lambda: cached(folder, Path(name) / "cache", options, device, resident=True)
         opened = {source: make() for source, make in sources.items()}
+        workers = start_workers(opened["loader"])
         rates: dict[str, list[float]] = {source: [] for source in sources}
         waits: dict[str, list[float]] = {source: [] for source in sources}
-        for repeat in range(options.repeats + 1):
-            for source, batches in opened.items():
-                rate, wait = rate_and_wait(step, batches, options.steps, device)
-                if repeat > 0:  # the first one warms up
-                    rates[source].append(rate)
-                    waits[source].append(wait)
-                print(
-                    f"repeat {repeat}/{options.repeats} {source}: {rate:.1f} images/s, waiting {wait:.1%}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        try:
+            for repeat in range(options.repeats + 1):
+                for source, batches in opened.items():
+                    with awake(workers) if source == "loader" else contextlib.nullcontext():
+                        rate, wait = rate_and_wait(step, batches, options, device)
+                    if repeat > 0:  # the first one warms up
+                        rates[source].append(rate)
+                        waits[source].append(wait)
+                    print(
+                        f"repeat {repeat}/{options.repeats} {source}: {rate:.1f} images/s, waiting {wait:.1%}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+        finally:
+            for pid in workers:  # a stopped process cannot end
+                os.kill(pid, signal.SIGCONT)
         report(rates, waits, options, device)
 
 
@@ -88,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=256, help="JPEGs of about 500 x 375 to write")
     parser.add_argument("--steps", type=int, default=3, help="timed steps per source and repeat")
+    parser.add_argument("--lead", type=int, default=1, help="steps before them that are not timed")
     parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats, at least 5")
     parser.add_argument("--workers", type=int, default=2, help="of the plain DataLoader")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -208,21 +221,68 @@ def synthetic(options: argparse.Namespace, device: torch.device) -> Batches:
         yield images, y
 
 
+def start_workers(batches: Batches) -> list[int]:
+    """Process ids of the DataLoader's workers, which stand still from now on."""
+    before = {process.pid for process in multiprocessing.active_children()}
+    next(batches)
+    workers = [process.pid for process in multiprocessing.active_children() if process.pid not in before]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    return workers
+
+
+@contextlib.contextmanager
+def awake(workers: list[int]) -> Iterator[None]:
+    """Let the workers work for a while."""
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+
+
 def rate_and_wait(
-    step: Callable[[Tensor, Tensor], None], batches: Batches, steps: int, device: torch.device
+    step: Callable[[Tensor, Tensor], None], batches: Batches, options: argparse.Namespace, device: torch.device
 ) -> tuple[float, float]:
-    """Images/s of fetching and training, waiting for the device at both ends only; and the share spent in fetching."""
-    synchronize(device)
-    started, count, fetching = time.perf_counter(), 0, 0.0
-    for _ in range(steps):
+    """Images/s of fetching and training, and the share of the time spent in fetching.
+
+    On an accelerator the clock starts and stops when the device has done a step, while the host goes on ahead of it.
+    """
+    fetching, count = 0.0, 0
+    start = mark(device)
+    for number in range(-options.lead, options.steps):
+        if number == 0:
+            start = mark(device)
         asked = time.perf_counter()
         images, y = next(batches)
-        fetching += time.perf_counter() - asked
+        if number >= 0:
+            fetching += time.perf_counter() - asked
+            count += len(y)
         step(images, y)
-        count += len(y)
-    synchronize(device)
-    seconds = time.perf_counter() - started
+    seconds = seconds_between(start, mark(device))
     return count / seconds, fetching / seconds
+
+
+def mark(device: torch.device) -> "float | torch.cuda.Event":
+    """A point in time; on CUDA it is when the device comes to it."""
+    if device.type != "cuda":
+        synchronize(device)
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
+    """Waits for the later one."""
+    if isinstance(start, float) and isinstance(end, float):
+        return end - start
+    assert isinstance(start, torch.cuda.Event)
+    assert isinstance(end, torch.cuda.Event)
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def report(

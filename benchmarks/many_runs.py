@@ -75,8 +75,8 @@ def one_run(side: Side, folder: Path, scratch: Path, options: argparse.Namespace
     end(loop)
 
 
-def sweep(folder: Path, scratch: Path, options: argparse.Namespace) -> None:
-    """The same by our launcher, decoding included."""
+def sweep(folder: Path, scratch: Path, options: argparse.Namespace, jobs: str = "auto") -> None:
+    """The same by our launcher, decoding included where the images are not cached yet."""
     spec = scratch / "sweep.yaml"
     spec.write_text(
         f"""
@@ -96,7 +96,7 @@ set:
   input.resize: {round(options.image_size * 256 / 224)}
 """
     )
-    command = [str(Path(sys.executable).with_name("spurbench")), "sweep", str(spec), "--jobs", "auto"]
+    command = [sys.executable, "-m", "spurbench", "sweep", str(spec), "--jobs", jobs]
     environment = os.environ | {"SPURBENCH_CACHE": str(scratch / "cache")}
     done = subprocess.run(
         [*command, "--results", str(scratch / "results")], env=environment, capture_output=True, text=True, check=False

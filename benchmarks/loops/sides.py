@@ -1,8 +1,10 @@
 """Starting loops and talking to them, for the scripts that compare tools."""
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -44,15 +46,31 @@ class Side:
         script = str(LOOPS / f"{self.tool}_loop.py")
         command = [self.python, script, *(str(part) for pair in flags.items() for part in pair)]
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own, so that `rest` reaches its workers
         )
 
 
 def ask(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Let a loop train one round and wait for its answer."""
+    """Let a loop train one round and wait for its answer; between its turns it rests."""
+    os.killpg(process.pid, signal.SIGCONT)
     tell(process)
     found: dict[str, Any] = json.loads(hear(process))
+    rest(process)
     return found
+
+
+def rest(process: "subprocess.Popen[str]") -> None:
+    """Stop a loop and its workers where they stand.
+
+    Workers that decode ahead would otherwise take the cores from the side whose turn it is, and have their own next
+    round half done before its clock starts.
+    """
+    os.killpg(process.pid, signal.SIGSTOP)
 
 
 def tell(process: "subprocess.Popen[str]") -> None:
@@ -76,6 +94,8 @@ def end(process: "subprocess.Popen[str]") -> None:
     """No more turns; wait for the process."""
     assert process.stdin is not None
     process.stdin.close()
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+        os.killpg(process.pid, signal.SIGCONT)
     process.wait(120)
 
 
@@ -83,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser, *, images: int) -> None:
     """Flags of all comparisons."""
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PYTHON[:CHECKOUT]",
-        help="spuco, domainbed or subpopbench, with the interpreter of its environment",
+        help="spuco, domainbed, groupdro or subpopbench, with the interpreter of its environment",
     )  # fmt: skip
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image-size", type=int, default=96)
@@ -101,7 +121,9 @@ def sides_of(options: argparse.Namespace, modes: tuple[str, ...] = ("default", "
         name, _, rest = text.partition("=")
         python, _, checkout = rest.partition(":")
         if not (LOOPS / f"{name}_loop.py").is_file() or not Path(python).is_file():
-            raise SystemExit(f"--peer {text}: give a known name (spuco, domainbed, subpopbench) and its python")
+            raise SystemExit(
+                f"--peer {text}: give a known name (spuco, domainbed, groupdro, subpopbench) and its python"
+            )
         tools.append((name, python, checkout or None))
     return [Side(tool, mode, python, checkout) for tool, python, checkout in tools for mode in modes]
 

@@ -8,7 +8,6 @@ Shape letters: B batch, R frame side, S input side, C channels, K boxes.
 """
 
 import math
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spurbench.config import InputConfig
-from spurbench.data.ondemand import Rows
+from spurbench.data.memory import empty, send
 
 __all__ = [
     "Crops",
@@ -31,17 +30,11 @@ __all__ = [
     "evaluation_images",
     "evaluation_masks",
     "frame_masks",
-    "gather",
 ]
 
 NUM_TRIES = 10
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 """As RandomResizedCrop."""
-
-RECYCLED_FROM = 1 << 20
-"""Bytes from which memory of results is used again; the allocator is good at smaller ones."""
-RECYCLED_LIMIT = 512 << 20
-"""Bytes that may be kept unused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,14 +51,6 @@ class Crops:
     """int64 [B], at least 1."""
     flip: Tensor
     """bool [B]."""
-
-
-def gather(rows: Rows, index: Tensor) -> Tensor:
-    """A copy of some rows of an array, [N, ...] and int64 [B] -> [B, ...], both on one device."""
-    if not isinstance(rows, Tensor):
-        return rows[index]
-    out = _empty((len(index), *rows.shape[1:]), rows.dtype, rows.device)
-    return torch.index_select(rows, 0, index, out=out)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
@@ -174,7 +159,7 @@ def apply_crops_to_masks(masks_BRR: Tensor, crops: Crops, config: InputConfig) -
     rows_BS = _nearest_pixels(crops.top, crops.height, size)
     columns_BS = _nearest_pixels(crops.left, crops.width, size)
     columns_BS = torch.where(crops.flip[:, None], columns_BS.flip(1), columns_BS)
-    rows_BS, columns_BS = (_send(index, masks_BRR.device) for index in (rows_BS, columns_BS))
+    rows_BS, columns_BS = (send(index, masks_BRR.device) for index in (rows_BS, columns_BS))
     images_B = torch.arange(len(masks_BRR), device=masks_BRR.device)
     return masks_BRR[images_B[:, None, None], rows_BS[:, :, None], columns_BS[:, None, :]] != 0
 
@@ -185,7 +170,7 @@ def apply_crops_to_boxes(boxes_BK4: Tensor, crops: Crops, config: InputConfig) -
     starts_B2 = torch.stack([crops.left, crops.top], dim=1)
     scales_B2 = size / torch.stack([crops.width, crops.height], dim=1).double()
     geometry_B5 = torch.cat([starts_B2.double(), scales_B2, crops.flip[:, None].double()], dim=1)
-    geometry_B15 = _send(geometry_B5.to(boxes_BK4.dtype), boxes_BK4.device)[:, None]
+    geometry_B15 = send(geometry_B5.to(boxes_BK4.dtype), boxes_BK4.device)[:, None]
     starts_B14, scales_B14 = (geometry_B15[..., part].repeat(1, 1, 2) for part in (slice(0, 2), slice(2, 4)))
     moved_BK4 = (boxes_BK4 - starts_B14) * scales_B14
     x0, y0, x1, y1 = moved_BK4.unbind(-1)
@@ -262,7 +247,7 @@ def _mirror(pixels: Tensor, flip_B: Tensor) -> Tensor:
     """Flip the columns (dimension 2) of some images; ``pixels`` may be read-only memory and stays as it is."""
     if pixels.device.type == "cpu":
         return _mirror_in_place(pixels.clone(memory_format=torch.contiguous_format), flip_B)
-    flip = _send(flip_B, pixels.device).view(-1, *[1] * (pixels.ndim - 1))
+    flip = send(flip_B, pixels.device).view(-1, *[1] * (pixels.ndim - 1))
     return torch.where(flip, pixels.flip(2), pixels)
 
 
@@ -283,7 +268,7 @@ def _resize_each(frames_BRRC: Tensor, crops: Crops, size: int) -> Tensor:
     torch meet at a barrier of all threads for every image.
     """
     frames = frames_BRRC.numpy()
-    pixels_BSSC = _empty((len(frames), size, size, frames.shape[3]), torch.uint8, frames_BRRC.device)
+    pixels_BSSC = empty((len(frames), size, size, frames.shape[3]), torch.uint8, frames_BRRC.device)
     target = pixels_BSSC.numpy()
     rectangles = torch.stack([crops.top, crops.left, crops.height, crops.width], dim=1).tolist()
     for index, (top, left, height, width) in enumerate(rectangles):
@@ -304,7 +289,7 @@ def _sample_grid(frames_BRRC: Tensor, crops: Crops, size: int) -> Tensor:
     sign = 1 - 2 * crops.flip.long()
     centers = torch.stack([2 * crops.left + crops.width, 2 * crops.top + crops.height]) / side - 1
     extents = torch.stack([sign * crops.width, crops.height]) / side
-    geometry_4B = _send(torch.cat([centers, extents]).float(), frames_BRRC.device)
+    geometry_4B = send(torch.cat([centers, extents]).float(), frames_BRRC.device)
     steps_S = (2 * torch.arange(size, device=frames_BRRC.device) + 1) / size - 1
     x_BS = geometry_4B[0, :, None] + geometry_4B[2, :, None] * steps_S
     y_BS = geometry_4B[1, :, None] + geometry_4B[3, :, None] * steps_S
@@ -328,7 +313,7 @@ def _normalize(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if out is None:
         stored = (batch, height, width, channels) if channels_last else shape
-        out = _empty(stored, torch.float32, pixels_BSSC.device)
+        out = empty(stored, torch.float32, pixels_BSSC.device)
         out = out.permute(0, 3, 1, 2) if channels_last else out
     elif out.shape != shape or not out.is_contiguous(memory_format=memory_format):
         raise ValueError(f"out must be {shape} and contiguous in {memory_format}")
@@ -349,47 +334,4 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
     with torch.inference_mode(False):  # so that they can be used in and outside of it
         mean_C, std_C = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
         scale_C, shift_C = (1 / (255 * std_C)).float(), (-mean_C / std_C).float()
-        return _send(scale_C, device), _send(shift_C, device)
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy from the CPU without stopping it."""
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
-
-
-# ----------------------------------------------------------------------------------------------------------- memory
-
-_unused: dict[int, Tensor] = {}
-"""Blocks of memory that no tensor uses any more, by identity, oldest first."""
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialized tensor; on a CPU a large one lies in memory that an earlier one has left.
-
-    Fresh pages from the kernel cost more time than cropping or normalizing into them, and allocators give blocks of
-    this size back each time. A block comes free when its tensor, all views of it and all graphs that saved it are
-    gone, so nobody ever sees a tensor change.
-    """
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or num_bytes < RECYCLED_FROM:
-        return torch.empty(shape, dtype=dtype, device=device)
-    block = _take_block(num_bytes)
-    owner = block.numpy()  # a new object, which lives exactly as long as the storage made of it
-    weakref.finalize(owner, _leave_block, block).atexit = False
-    return torch.from_numpy(owner)[:num_bytes].view(dtype).view(shape)
-
-
-def _take_block(num_bytes: int) -> Tensor:
-    # Single dict operations only: they are atomic, and a lock could be held when the collector frees a block.
-    for key, block in list(_unused.items()):
-        if num_bytes <= block.numel() <= 2 * num_bytes and _unused.pop(key, None) is not None:
-            return block
-    return torch.empty(num_bytes, dtype=torch.uint8)
-
-
-def _leave_block(block: Tensor) -> None:
-    _unused[id(block)] = block
-    while sum(unused.numel() for unused in list(_unused.values())) > RECYCLED_LIMIT:
-        _unused.pop(next(iter(list(_unused)), 0), None)
+        return send(scale_C, device), send(shift_C, device)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spurbench.config import InputConfig
 from spurbench.data.cache import Frames
+from spurbench.data.memory import gather, send
 from spurbench.data.ondemand import Rows, announce
 from spurbench.data.transforms import (
     Crops,
@@ -23,7 +24,6 @@ from spurbench.data.transforms import (
     draw_crops,
     evaluation_images,
     evaluation_masks,
-    gather,
 )
 from spurbench.errors import AccessDenied
 from spurbench.rng import generator
@@ -196,10 +196,10 @@ class View:
         size = len(positions)
         positions = _cut(positions, part)
         device = settings.device
-        frames = _gather(self._frames, positions, device)
+        frames = gather(self._frames, positions, device)
         if self._image_map is not None:
             frames = self._image_map(frames, positions)
-        masks = None if self._columns.masks is None else _gather(self._columns.masks, positions, device)
+        masks = None if self._columns.masks is None else gather(self._columns.masks, positions, device)
         if augment:
             rng = generator(settings.seed, "augment", settings.position, settings.epoch, step)
             crops = draw_crops(size, settings.input, rng)
@@ -218,11 +218,11 @@ class View:
         common = {
             "images": images,
             # Without declared labels there is nothing to read: -1 is no class.
-            "y": _to(torch.full_like(positions, -1) if y is None else y[positions], device),
-            "index": _to(positions, device),
-            "weight": _to(weight, device),
+            "y": send(torch.full_like(positions, -1) if y is None else y[positions], device),
+            "index": send(positions, device),
+            "weight": send(weight, device),
         }
-        group = None if self._columns.group is None else _to(self._columns.group[positions], device)
+        group = None if self._columns.group is None else send(self._columns.group[positions], device)
         if masks is not None:
             return RegionBatch(**common, mask=masks.bool(), group=group)
         return Batch(**common) if group is None else GroupedBatch(**common, group=group)
@@ -265,17 +265,3 @@ def _cut(positions: Tensor, part: Part | None) -> Tensor:
 
 def _rows_of(crops: Crops, rows: slice) -> Crops:
     return Crops(**{field.name: getattr(crops, field.name)[rows] for field in dataclasses.fields(crops)})
-
-
-def _gather(frames: Rows, positions: Tensor, device: torch.device) -> Tensor:
-    """Rows of a memory-mapped, device-resident or not yet decoded array, on the device."""
-    if frames.device == device and device.type != "cpu":
-        return frames[positions.to(device, non_blocking=True)]
-    return _to(gather(frames, positions), device)
-
-
-def _to(value: Tensor, device: torch.device) -> Tensor:
-    """Move without stopping the host: pinned memory for CUDA."""
-    if device.type == "cuda":
-        return value.pin_memory().to(device, non_blocking=True)
-    return value.to(device)

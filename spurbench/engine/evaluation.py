@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from spurbench.attribution.registry import ATTRIBUTIONS
 from spurbench.config import AttributionName, InputConfig, RunConfig
 from spurbench.data.cache import Frames, load_frames
+from spurbench.data.memory import gather, send
 from spurbench.data.ondemand import announce
-from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks, gather
+from spurbench.data.transforms import evaluation_boxes, evaluation_images, evaluation_masks
 from spurbench.dataset import Dataset, DatasetInfo, content_key
 from spurbench.engine.observer import Observer
 from spurbench.engine.stop import StopFlag
@@ -65,10 +66,10 @@ def object_regions(frames: Frames, positions: Tensor, geometry: InputConfig, dev
     """Where the object is in evaluation geometry, bool [B, S, S], by what tells it: ``mask``, ``box``, or neither."""
     regions = {}
     if frames.masks is not None:
-        regions["mask"] = evaluation_masks(frames.masks[positions], geometry).to(device)
+        regions["mask"] = evaluation_masks(gather(frames.masks, positions, device), geometry)
     if frames.boxes is not None:
-        boxes = evaluation_boxes(frames.boxes[positions], geometry)
-        regions["box"] = boxes_to_region(boxes.to(device), geometry.image_size)
+        boxes = evaluation_boxes(gather(frames.boxes, positions, device), geometry)
+        regions["box"] = boxes_to_region(boxes, geometry.image_size)
     return regions
 
 
@@ -111,7 +112,7 @@ class Scorer:
         for number, positions in enumerate(batches):
             for following in batches[number + 1 : number + 2]:
                 announce(rows, following)
-            frames = gather(rows, positions).to(self.device, non_blocking=True)
+            frames = gather(rows, positions, self.device)
             images = evaluation_images(
                 frames, self.config.input, self.mean, self.std, channels_last=self.config.train.channels_last
             )
@@ -174,7 +175,7 @@ class Scorer:
         density: list[Tensor] = []
         for positions, images in self.batches(arrays):
             prediction = self.predict(model, images)
-            correct.append(prediction.logits.argmax(1) == arrays.y[positions].to(self.device))
+            correct.append(prediction.logits.argmax(1) == send(arrays.y[positions], self.device))
             if prediction.stage_masks:
                 density.append(torch.stack([mask.float().mean(dim=(1, 2)) for mask in prediction.stage_masks]))
         groups, classes = self._counts(torch.cat(correct).cpu(), arrays)
@@ -246,7 +247,7 @@ class Scorer:
                 self.method.cam_layer(model),
                 lambda inputs: self.method.evaluate(model, inputs).logits,
                 images,
-                y.to(self.device),
+                send(y, self.device),
             )
 
     def _counts(self, right: Tensor, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts]:

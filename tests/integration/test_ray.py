@@ -209,7 +209,7 @@ def test_two_share_a_gpu_and_a_killed_one_is_resumed(toys: Toys, tmp_path: Path)
         wait_for(lambda: len(owners(runs)) == 2, "two runs at once on half a GPU each")
         assert sum(run.state == "waiting" for run in runs) == 1, "no more than two"
         victim = owners(runs)[0]
-        wait_for(lambda: (toys.folder / "halted").exists(), "the place to halt")
+        wait_for(lambda: (toys.folder / f"halted.{victim}").exists(), "the victim to have done an epoch")
         os.kill(victim, signal.SIGKILL)
 
     board = Board()

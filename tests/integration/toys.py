@@ -1,7 +1,8 @@
 """Tiny data and methods for tests of the engine, loaded with ``--plugin``.
 
 A test stops a run of another process at a chosen place: ``$TOYS_HALT`` names the place, and in ``$TOYS_DIR`` the file
-``halted`` appears when it is reached; the process then waits for a file ``go``, or for whatever signal the test sends.
+``halted`` appears when it is reached, and ``halted.PID`` says by whom; the process then waits for a file ``go``, or for
+whatever signal the test sends.
 """
 
 import os
@@ -33,6 +34,7 @@ def reach(place: str) -> None:
         return
     folder = Path(os.environ["TOYS_DIR"])
     while not (folder / "go").exists():
+        (folder / f"halted.{os.getpid()}").touch()
         (folder / "halted").touch()
         time.sleep(0.005)
 

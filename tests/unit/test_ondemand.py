@@ -16,6 +16,8 @@ from spurbench.data.ondemand import DecodedRows, announce
 from spurbench.errors import DataError
 from spurbench.types import Sample
 
+TOYS = Path(__file__).parents[1] / "integration" / "toys.py"
+
 
 class Split:
     """Random images of various sizes; counts how often each is decoded."""
@@ -136,18 +138,18 @@ def test_masks_of_some_samples_only() -> None:
 def test_a_run_without_a_cache_has_equal_numbers_and_stores_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SPURBENCH_CACHE", str(tmp_path / "none"))
+    (tmp_path / "data/toys").mkdir(parents=True)
+    (tmp_path / "data/toys/edition").write_text("first")
+    monkeypatch.setenv("SPURBENCH_CACHE", str(tmp_path / "cache"))
     rows_of = {}
-    for name, flags in {"stored": [], "fresh": ["--no-cache"]}.items():
-        if name == "stored":
-            monkeypatch.delenv("SPURBENCH_CACHE")  # the one that all tests share
-        else:
-            monkeypatch.setenv("SPURBENCH_CACHE", str(tmp_path / "none"))
-        command = ["run", "--method", "aim", "--dataset", "minibirds100", "--set", "train.epochs=1"]
-        command += ["--set", "train.num_threads=1", "--results", str(tmp_path / name), "--device", "cpu", "--json"]
+    for name, flags in {"fresh": ["--no-cache"], "stored": []}.items():
+        command = ["run", "--method", "aim", "--dataset", "toys", "--plugin", str(TOYS), "--set", "train.epochs=1"]
+        command += ["--set", "train.num_threads=1", "--data-root", str(tmp_path / "data")]
+        command += ["--results", str(tmp_path / name), "--device", "cpu", "--json"]
         assert main([*command, *flags]) == 0
         out, err = capsys.readouterr()
         assert ("no cache" in err) == (name == "fresh")
+        assert (tmp_path / "cache").exists() == (name == "stored")
         rows_of[name] = [
             {key: row[key] for key in ("test_correct", "epg", "mask_density") if key in row} or row["selection"]
             for row in json.loads(out)["rows"]
@@ -155,4 +157,3 @@ def test_a_run_without_a_cache_has_equal_numbers_and_stores_nothing(
         predictions = next((tmp_path / name).glob("runs/*/predictions.parquet")).read_bytes()
         rows_of[name].append(predictions)
     assert rows_of["stored"] == rows_of["fresh"]
-    assert not (tmp_path / "none").exists()

@@ -408,7 +408,7 @@ def test_loss_falls_and_repeats(name: str, make: Callable[[], BaseMethod[Any]]) 
     ids=["swin-erm", "swin-aim", "vit-erm", "vit-aim", "deit-aim"],
 )
 def test_loss_falls_on_the_papers_sizes(name: str, make: Callable[[], BaseMethod[Any]]) -> None:
-    losses, logits = trained(make(), name, steps=20, n=2)
+    losses, logits = trained(make(), name, steps=8, n=2)
     assert min(losses[-2:]) < losses[0]
     assert logits.shape == (2, 2)
 

@@ -1,6 +1,5 @@
 """Geometry and colour of batches, against torchvision and against themselves."""
 
-import gc
 import math
 
 import numpy as np
@@ -22,7 +21,6 @@ from spurbench.data.transforms import (
     evaluation_boxes,
     evaluation_images,
     evaluation_masks,
-    gather,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -354,62 +352,3 @@ def test_flip_and_crop_do_not_change_each_others_draws():
     assert torch.equal(both.flip, flip.flip)
     assert not crop.flip.any()
     assert 200 < both.flip.sum() < 300
-
-
-# ----------------------------------------------------------------------------------------------------------- memory
-
-
-def test_gather_copies_rows():
-    rows = random_frames(10, 8)
-    index = torch.tensor([7, 0, 7])
-    gathered = gather(rows, index)
-    assert torch.equal(gathered, rows[index])
-    gathered.zero_()
-    assert rows[7].any()
-    assert gather(rows, torch.empty(0, dtype=torch.int64)).shape == (0, 8, 8, 3)
-
-
-@pytest.fixture
-def no_unused_memory():
-    transforms._unused.clear()
-    yield
-    transforms._unused.clear()
-
-
-@pytest.mark.usefixtures("no_unused_memory")
-def test_memory_is_used_again_when_nothing_refers_to_it():
-    rows = torch.arange(4, dtype=torch.uint8)[:, None].expand(4, 2**20).contiguous()
-    first = gather(rows, torch.tensor([1, 1]))
-    address = first.data_ptr()
-    second = gather(rows, torch.tensor([2, 2]))
-    assert second.data_ptr() != address
-    view = first[1]
-    del first
-    gather(rows, torch.tensor([3, 3]))
-    assert (view == 1).all()
-    del view
-    gc.collect()
-    assert address in {block.data_ptr() for block in transforms._unused.values()}
-
-
-@pytest.mark.usefixtures("no_unused_memory")
-def test_memory_saved_for_backward_is_not_used_again():
-    config = InputConfig(resize=64, image_size=64, crop_scale=None, flip=False)
-    frames = random_frames(64, 64)
-    weight = torch.ones((), requires_grad=True)
-    images = evaluation_images(frames, config, MEAN, STD)
-    total = images.double().sum()
-    loss = (images * weight).sum()
-    del images
-    for seed in range(3):
-        evaluation_images(random_frames(64, 64, seed + 1), config, MEAN, STD)
-    loss.backward()
-    torch.testing.assert_close(weight.grad.double(), total, rtol=1e-3, atol=1)
-
-
-@pytest.mark.usefixtures("no_unused_memory")
-def test_little_unused_memory_is_kept(monkeypatch):
-    monkeypatch.setattr(transforms, "RECYCLED_LIMIT", 5 << 20)
-    blocks = [transforms._empty((2 << 20,), torch.uint8, torch.device("cpu")) for _ in range(4)]
-    del blocks
-    assert sum(block.numel() for block in transforms._unused.values()) == 4 << 20
