@@ -110,6 +110,14 @@ class Prediction:
     stage_masks: tuple[Tensor, ...] = ()
     """Per-stage masks [B, h_l, w_l], deep to shallow."""
 
+    def detach(self) -> "Prediction":
+        """The same numbers without a graph."""
+        return Prediction(
+            logits=self.logits.detach(),
+            mask=None if self.mask is None else self.mask.detach(),
+            stage_masks=tuple(mask.detach() for mask in self.stage_masks),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:

@@ -5,7 +5,8 @@ With A the output of a layer and s_c the logit of class c, the map is L_ij = ReL
     GradCAM  (Selvaraju et al., arXiv 1610.02391)   alpha_k = mean over (i, j) of d s_c / d A_kij
     XGradCAM (Fu et al., arXiv 2008.02312)          alpha_k = sum over (i, j) of A_kij d s_c / d A_kij / sum of A_kij
 
-Autograd records only what comes after the layer: everything before it runs without a graph.
+Autograd records only what comes after the layer: everything before it runs without a graph. The pass that predicts can
+be the one that is explained (``recorded``); its numbers are those of a pass without a graph.
 
 Shape letters: B images, C classes, K channels, H x W input pixels, h x w positions of the layer.
 """
@@ -18,7 +19,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GradCAM", "gradcam", "xgradcam"]
+__all__ = [
+    "GradCAM",
+    "Recorded",
+    "Weigh",
+    "gradcam",
+    "gradients_where_active",
+    "mean_gradients",
+    "recorded",
+    "xgradcam",
+]
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""alpha [B, K] from the layer's gradient and output, float32 [B, K, h, w] each."""
 
 _EPSILON = 1e-7
 """Added to XGradCAM's sum of activations, as in pytorch-grad-cam: a channel that is off gets no weight."""
@@ -55,7 +68,7 @@ def gradcam(
         ValueError: a model in training mode, or a layer whose output is not [B, K, h, w].
         RuntimeError: ``forward`` calls the layer not exactly once, or its logits do not depend on it.
     """
-    return _explain(model, layer, forward, images_B3HW, target_B, _mean_gradients)
+    return _explain(model, layer, forward, images_B3HW, target_B, mean_gradients)
 
 
 def xgradcam(
@@ -66,14 +79,16 @@ def xgradcam(
     target_B: Tensor | None,
 ) -> GradCAM:
     """The same with XGradCAM's weights: gradients count where the channel is active. Arguments are those of gradcam."""
-    return _explain(model, layer, forward, images_B3HW, target_B, _gradients_where_active)
+    return _explain(model, layer, forward, images_B3HW, target_B, gradients_where_active)
 
 
-def _mean_gradients(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+def mean_gradients(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+    """GradCAM's alpha."""
     return gradient_BKhw.mean(dim=(2, 3))
 
 
-def _gradients_where_active(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+def gradients_where_active(gradient_BKhw: Tensor, output_BKhw: Tensor) -> Tensor:
+    """XGradCAM's alpha."""
     return (gradient_BKhw * output_BKhw / (output_BKhw.sum(dim=(2, 3), keepdim=True) + _EPSILON)).sum(dim=(2, 3))
 
 
@@ -83,26 +98,49 @@ def _explain(
     forward: Callable[[Tensor], Tensor],
     images_B3HW: Tensor,
     target_B: Tensor | None,
-    weigh: Callable[[Tensor, Tensor], Tensor],
+    weigh: Weigh,
 ) -> GradCAM:
-    """The map of ``weigh``, which makes alpha [B, K] of the layer's gradient and output, float32 [B, K, h, w] each."""
+    with recorded(model, layer) as seen:
+        logits_BC = forward(images_B3HW)
+    (maps_Bhw,) = seen.maps(logits_BC, target_B, weigh)
+    return GradCAM(maps_Bhw, logits_BC.detach())
+
+
+class Recorded:
+    """What a layer gave in one forward pass, with the graph from there on."""
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        self._outputs = outputs
+
+    def maps(self, logits_BC: Tensor, target_B: Tensor | None, *weighs: Weigh) -> list[Tensor]:
+        """Maps of the logits of this pass, float32 [B, h, w] each; one backward pass serves them all, once.
+
+        Args and errors are those of ``gradcam``.
+        """
+        if len(self._outputs) != 1:
+            raise RuntimeError(
+                f"gradcam needs a layer that is called once per forward pass, got {len(self._outputs)} calls"
+            )
+        output_BKhw = self._outputs.pop()
+        with torch.inference_mode(False), torch.no_grad():
+            with torch.enable_grad():
+                # The copy is for targets made in inference mode, which autograd cannot keep.
+                target_B = logits_BC.argmax(1) if target_B is None else target_B.clone()
+                # Images do not mix, so the gradient of the sum holds each image's own gradient.
+                score = logits_BC.float().gather(1, target_B[:, None]).sum()
+            (gradient_BKhw,) = torch.autograd.grad(score, output_BKhw)
+            gradient_BKhw, values_BKhw = gradient_BKhw.float(), output_BKhw.detach().float()
+            alphas = (weigh(gradient_BKhw, values_BKhw) for weigh in weighs)
+            return [(alpha_BK[:, :, None, None] * values_BKhw).sum(dim=1).relu() for alpha_BK in alphas]
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module, layer: nn.Module) -> Iterator[Recorded]:
+    """A block for one forward pass whose logits are to be explained afterwards; args and errors as for ``gradcam``."""
     if model.training:
         raise ValueError("gradcam needs a model in evaluation mode: in training mode the images of a batch mix")
     with torch.inference_mode(False), torch.no_grad(), _eager(), _watch(layer) as outputs:
-        logits_BC = forward(images_B3HW)
-        if len(outputs) != 1:
-            raise RuntimeError(f"gradcam needs a layer that is called once per forward pass, got {len(outputs)} calls")
-        output_BKhw = outputs[0]
-        with torch.enable_grad():
-            # The copy is for targets made in inference mode, which autograd cannot keep.
-            target_B = logits_BC.argmax(1) if target_B is None else target_B.clone()
-            # Images do not mix, so the gradient of the sum holds each image's own gradient.
-            score = logits_BC.float().gather(1, target_B[:, None]).sum()
-        (gradient_BKhw,) = torch.autograd.grad(score, output_BKhw)
-        values_BKhw = output_BKhw.detach().float()
-        alpha_BK = weigh(gradient_BKhw.float(), values_BKhw)
-        maps_Bhw = (alpha_BK[:, :, None, None] * values_BKhw).sum(dim=1).relu()
-        return GradCAM(maps_Bhw, logits_BC.detach())
+        yield Recorded(outputs)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spurbench.attribution.gradcam import GradCAM, gradcam, xgradcam
+from spurbench.attribution.gradcam import (
+    GradCAM,
+    Weigh,
+    gradcam,
+    gradients_where_active,
+    mean_gradients,
+    xgradcam,
+)
 from spurbench.attribution.pixels import input_x_gradient, integrated_gradients
 
 __all__ = ["ATTRIBUTIONS", "Attribution", "Maps"]
@@ -24,6 +31,8 @@ class Attribution:
 
     maps: Maps
     resize: Literal["bilinear", "nearest"]
+    weigh: Weigh | None = None
+    """Of class activation maps, which come out of the pass that predicts: see ``gradcam.recorded``."""
 
 
 def _maps_of(explain: Callable[[nn.Module, nn.Module, Forward, Tensor, Tensor | None], GradCAM]) -> Maps:
@@ -38,8 +47,8 @@ def _uniform(
 
 
 ATTRIBUTIONS: Mapping[str, Attribution] = {
-    "gradcam": Attribution(_maps_of(gradcam), "bilinear"),
-    "xgradcam": Attribution(_maps_of(xgradcam), "bilinear"),
+    "gradcam": Attribution(_maps_of(gradcam), "bilinear", mean_gradients),
+    "xgradcam": Attribution(_maps_of(xgradcam), "bilinear", gradients_where_active),
     "input_x_gradient": Attribution(input_x_gradient, "nearest"),
     "integrated_gradients": Attribution(integrated_gradients, "nearest"),
     "uniform": Attribution(_uniform, "nearest"),

@@ -1,6 +1,6 @@
 """Measuring a trained model: predictions joined with labels, groups and regions by sample index."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spurbench.attribution.gradcam import recorded
 from spurbench.attribution.registry import ATTRIBUTIONS
 from spurbench.config import AttributionName, InputConfig, RunConfig
 from spurbench.data.cache import Frames, load_frames
@@ -153,7 +154,7 @@ class Scorer:
             ) from error
         for name in self.config.evaluation.attributions if has_regions else ():
             try:
-                self._attribute(name, model, images, arrays.y[:1])
+                self._explained(model, images, arrays.y[:1], [name])
             except (ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"attribution {name} does not work with {self.config.method.name} on "
@@ -204,8 +205,9 @@ class Scorer:
         for positions, images in self.batches(arrays):
             stop.check()
             regions = object_regions(arrays.frames, positions, self.config.input, self.device)
+            names = self.config.evaluation.attributions if regions else ()
+            prediction, maps = self._explained(model, images, arrays.y[positions], names)
             with torch.inference_mode():
-                prediction = self.predict(model, images)
                 probability = prediction.logits.float().softmax(1)
             best = probability.max(1)
             predicted.append(best.indices)
@@ -220,8 +222,8 @@ class Scorer:
                 energies.add(f"stage{level}", mask, regions)
             if prediction.stage_masks:
                 stage_density.append(torch.stack([m.float().mean(dim=(1, 2)) for m in prediction.stage_masks], 1))
-            for name in self.config.evaluation.attributions if regions else ():
-                energies.add(name, self._attribute(name, model, images, arrays.y[positions]), regions)
+            for name in names:
+                energies.add(name, maps[name], regions)
             observer.progress(f"measuring {arrays.name}", int(positions[-1]) + 1, len(arrays.y), {})
         guess = torch.cat(predicted).cpu()
         groups, classes = self._counts(guess == arrays.y, arrays)
@@ -239,16 +241,34 @@ class Scorer:
             },
         )
 
-    def _attribute(self, name: AttributionName, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
-        """Maps [B, h, w] of the true class's logit, as Model-Guidance (arXiv 2303.11932) explains it."""
-        with self.autocast():
-            return ATTRIBUTIONS[name].maps(
-                model,
-                self.method.cam_layer(model),
-                lambda inputs: self.method.evaluate(model, inputs).logits,
-                images,
-                send(y, self.device),
-            )
+    def _explained(
+        self, model: nn.Module, images: Tensor, y: Tensor, names: Sequence[AttributionName]
+    ) -> tuple[Prediction, dict[str, Tensor]]:
+        """The prediction, and maps [B, h, w] of the true class's logit, which Model-Guidance explains (2303.11932).
+
+        Class activation maps are of the pass that predicts and cost next to nothing; others make their own passes.
+        """
+        weighs = {name: weigh for name in names if (weigh := ATTRIBUTIONS[name].weigh)}
+        maps: dict[str, Tensor] = {}
+        if not weighs:
+            with torch.inference_mode():
+                prediction = self.predict(model, images)
+        else:
+            with recorded(model, self.method.cam_layer(model)) as seen:
+                prediction = self.predict(model, images)
+            maps |= zip(weighs, seen.maps(prediction.logits, send(y, self.device), *weighs.values()), strict=True)
+            prediction = prediction.detach()
+        for name in names:
+            if name not in weighs:
+                with self.autocast():
+                    maps[name] = ATTRIBUTIONS[name].maps(
+                        model,
+                        self.method.cam_layer(model),
+                        lambda inputs: self.method.evaluate(model, inputs).logits,
+                        images,
+                        send(y, self.device),
+                    )
+        return prediction, maps
 
     def _counts(self, right: Tensor, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts]:
         return (

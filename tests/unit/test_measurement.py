@@ -1,6 +1,7 @@
 """What a measurement holds about attributions and erasure, and how it gets into a row."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from spurbench.attribution.registry import ATTRIBUTIONS
 from spurbench.backbone import build_backbone
 from spurbench.config import RunConfig, RunPaths
 from spurbench.data.cache import Frames
+from spurbench.data.transforms import evaluation_masks
 from spurbench.dataset import DatasetInfo
 from spurbench.engine.evaluation import Measurement, Scorer, SplitArrays
 from spurbench.engine.observer import Silent
@@ -19,8 +22,10 @@ from spurbench.engine.stop import StopFlag
 from spurbench.errors import ConfigError
 from spurbench.method import BaseMethod, MethodConfig, TaskInfo
 from spurbench.metrics.cost import Cost
+from spurbench.metrics.epg import epg
 from spurbench.resolve import RunRequest, make_method, resolve_run
 from spurbench.schema import validate_record
+from spurbench.types import Prediction
 
 N, SIZE = 12, 32
 INFO = DatasetInfo(name="any", version="1", classes=("a", "b"), attributes=("x", "y"))
@@ -93,6 +98,45 @@ def test_a_mask_comes_before_every_attribution(arrays: SplitArrays) -> None:
     _, row = measure("aim[2,50%]", arrays, attributions="uniform")
     assert (row["epg_source"], row["epg_region"]) == ("mask", "mask")
     assert {entry["source"] for entry in row["epg_all"]} == {"mask", "uniform"}
+
+
+@pytest.mark.parametrize("method", ["erm", "aim[2,50%]", "bottomup"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_pass_that_predicts_is_explained_and_its_numbers_stay(
+    method: str, precision: str, arrays: SplitArrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two class activation maps add no forward pass, and are those of passes of their own, bit for bit."""
+    passes: list[int] = []
+    results = []
+    for names in ([], ["gradcam", "xgradcam"]):
+        scorer, model = make(method, attributions=names, erasure=False)
+        train = scorer.config.train.model_copy(update={"precision": precision})
+        scorer = replace(scorer, config=scorer.config.model_copy(update={"train": train}))
+        evaluate = scorer.method.evaluate
+
+        def counted(model: nn.Module, images: torch.Tensor, evaluate: Any = evaluate) -> Prediction:
+            passes.append(len(images))
+            found: Prediction = evaluate(model, images)
+            return found
+
+        monkeypatch.setattr(scorer.method, "evaluate", counted)
+        results.append(scorer.measure(model, arrays, Silent(), StopFlag()))
+    assert passes == [N, N]
+    plain, explained = results
+    assert torch.equal(plain.predicted, explained.predicted)
+    assert torch.equal(plain.confidence, explained.confidence)
+    assert plain.mask_density == explained.mask_density
+    assert all(torch.equal(values.epg, explained.epg[key].epg) for key, values in plain.epg.items())
+    _, images = next(scorer.batches(arrays))
+    for name in ("gradcam", "xgradcam"):
+        with scorer.autocast():
+            maps = ATTRIBUTIONS[name].maps(
+                model, scorer.method.cam_layer(model), lambda x: evaluate(model, x).logits, images, arrays.y
+            )
+        assert arrays.frames.masks is not None
+        alone = epg(maps, evaluation_masks(arrays.frames.masks[:], scorer.config.input), "bilinear")
+        assert torch.equal(explained.epg[name, "mask"].epg, alone.epg)
+        assert not explained.epg[name, "mask"].epg.requires_grad
 
 
 def test_no_attribution(arrays: SplitArrays) -> None:
