@@ -74,7 +74,7 @@ def test_a_setting_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(tmp_path, "noisy", seed=1)
     assert len(probed) == of_first
     run(tmp_path, "last_only")
-    assert probed == [1, 1]
+    assert len(probed) == 2 * of_first, "another method is"
 
 
 @pytest.mark.parametrize("method", ["noisy", "chain", "refit", "erm"])
