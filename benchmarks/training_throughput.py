@@ -9,7 +9,8 @@ turn, so that the sides alternate within a repeat and a machine whose speed drif
     NAME-matched       the peer with as many workers as all others
 
     python benchmarks/training_throughput.py --peer spuco=/path/to/its/python --peer domainbed=PYTHON:CHECKOUT \\
-        --peer subpopbench=PYTHON:CHECKOUT --json > benchmarks/results/training_throughput_resnet18_96_cpu.json
+        --peer subpopbench=PYTHON:CHECKOUT --peer groupdro=PYTHON:CHECKOUT --json \\
+        > benchmarks/results/training_throughput_resnet18_96_cpu.json
 
 Ratios are taken within a repeat; medians and ranges are printed. The first round of every side warms up.
 """
@@ -70,6 +71,11 @@ def report(rounds: dict[str, list[dict[str, float]]], options: argparse.Namespac
     document: dict[str, Any] = {
         "ratios": ratios,
         "images_per_second": {side: statistics.median(values) for side, values in rates.items()},
+        "device_mb": {
+            side: max(found["device_mb"] for found in values)
+            for side, values in rounds.items()
+            if "device_mb" in values[0]
+        },
         "rounds": rounds,
         "settings": settings_of(options),
         **machine(choose_device("auto")),

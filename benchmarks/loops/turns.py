@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
 
 
 def take_turns(train_round: Callable[[], int]) -> None:
-    """Say ``ready``; for every line on standard input train one round, and answer with images, seconds and memory.
+    """Say ``ready``; for every line on standard input train one round, and answer with images, seconds and memory (MB).
 
     Args:
         train_round: trains, waits for the device, and returns how many images it has seen.
@@ -46,4 +46,7 @@ def take_turns(train_round: Callable[[], int]) -> None:
             "own_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "largest_worker_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
         }
+        torch = sys.modules.get("torch")  # every loop has imported it by now
+        if torch is not None and torch.cuda.is_available():
+            answer["device_mb"] = torch.cuda.max_memory_reserved() / 2**20
         print(json.dumps(answer), file=answers, flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from spurbench.cli.latex import escaped, latex_table
 from spurbench.cli.render import erasure_text, percent, print_markdown, print_table, spread
-from spurbench.report.page_data import clip
+from spurbench.text import clip
 
 __all__ = ["Board", "print_csv", "print_latex", "print_markdown_board", "print_text"]
 

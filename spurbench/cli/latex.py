@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from spurbench.report.page_data import clip
+from spurbench.text import clip
 
 __all__ = ["escaped", "latex_table"]
 

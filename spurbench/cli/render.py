@@ -8,15 +8,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "printable", "size", "spread"]
+from spurbench.text import printable
+
+__all__ = ["erasure_text", "percent", "print_markdown", "print_rows", "print_table", "size", "spread"]
 
 _MANY = 500
 """Lines from which on columns are only aligned: rich takes milliseconds for each line."""
-
-
-def printable(text: str) -> str:
-    """Control characters, line breaks among them, and invisible ones as spaces: a terminal would obey them."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

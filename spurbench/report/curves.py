@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spurbench.report.page_data import clip, short
+from spurbench.report.page_data import short
+from spurbench.text import clip
 
 __all__ = ["curves_of"]
 

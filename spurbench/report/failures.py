@@ -12,7 +12,7 @@ from spurbench.config import RunPaths
 from spurbench.engine.run import finished_record
 from spurbench.errors import DataMissing
 from spurbench.report.gallery import draw, explain
-from spurbench.report.page_data import clip
+from spurbench.text import clip
 
 __all__ = ["failure_sheet"]
 
@@ -28,7 +28,8 @@ def failure_sheet(
     """The worst group's images that a run gets wrong with most confidence, under its first rule; None if none is.
 
     Returns:
-        ``{title, alt, png}``: a caption, what the picture shows in words, and the picture as a data URI.
+        ``{title, alt, png, dataset, backbone}``: a caption, what the picture shows in words, the picture as a data URI,
+        and the names by which the page is filtered.
 
     Raises:
         SpurbenchError: weights, predictions or data are not here.
@@ -56,7 +57,8 @@ def failure_sheet(
         f"gets wrong, the most confident first. Rows from the top: the image; its object, where it is known; the image "
         f"with all outside the {clip(maps)} darkened{each}. Predicted: {clip(predicted)}."
     )
-    return {"title": title, "alt": alt, "png": f"data:image/png;base64,{png}"}
+    place = {"dataset": clip(row["dataset"]), "backbone": clip(row["backbone"])}
+    return {"title": title, "alt": alt, "png": f"data:image/png;base64,{png}", **place}
 
 
 def _failures(folder: Path, row: Mapping[str, Any], count: int) -> list[int]:

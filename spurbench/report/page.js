@@ -659,13 +659,23 @@
   }
 
   function galleries() {
-    const none = "No pictures here: they need the weights of a run, in a folder of results on the machine that made this page.";
-    if (!data.galleries.length) byId("galleries").append(element("p", { text: none }));
     for (const { title, alt, png } of data.galleries) {
       const whole = { class: "scroll", role: "region", tabindex: "0", "aria-label": title }; // captions stay legible
       byId("galleries").append(element("figure", {}, element("div", whole, element("img", { src: png, alt })),
         element("figcaption", { text: title })));
     }
+  }
+
+  function chooseGalleries() {
+    const none = "No pictures here: they need the weights of a run, in a folder of results on the machine that made this page.";
+    const chosen = (value, choice) => choice === ALL || value === choice;
+    const figures = [...byId("galleries").querySelectorAll("figure")];
+    figures.forEach((figure, i) => {
+      const { dataset, backbone } = data.galleries[i];
+      figure.hidden = !(chosen(dataset, state.dataset) && chosen(backbone, state.backbone));
+    });
+    byId("no-gallery").hidden = figures.some((figure) => !figure.hidden);
+    byId("no-gallery").textContent = figures.length ? "No pictures of this dataset and backbone; the page has some of others." : none;
   }
 
   // --- all together -------------------------------------------------------------------------------------------------
@@ -684,6 +694,7 @@
     byId("theme").textContent = dark() ? "Light colours" : "Dark colours";
     const lines = shown();
     table(lines);
+    chooseGalleries();
     clearTimeout(waiting); // a table follows every key, plots follow a pause
     if (now) draw(lines, false);
     else waiting = setTimeout(() => draw(lines, false), 150);

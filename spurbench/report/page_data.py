@@ -10,13 +10,12 @@ from typing import Any
 from spurbench.dotted import dotted
 from spurbench.report.tables import Table
 from spurbench.reported import Reported
+from spurbench.text import clip
 
-__all__ = ["clip", "page_data", "short"]
+__all__ = ["page_data", "short"]
 
 _PLOTTED = ("worst_group_accuracy", "accuracy", "group_mean_accuracy", "epg", "mask_density")
 _ERASED = ("outside", "inside", "outside_control")
-_LONGEST = 120
-"""Characters of one string from data that the page carries."""
 _DOUBTS = 3
 """Of what is wrong with intervals so many are named, the others counted."""
 _COLUMNS = (
@@ -113,14 +112,6 @@ def _intervals(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     more = [f"and {len(doubts) - _DOUBTS} more"] if len(doubts) > _DOUBTS else []
     marks = "; ".join([*map(clip, doubts[:_DOUBTS]), *more])
     return [f"WGA 95 %: {kind}", *([f"Question marks: {marks}."] if marks else [])]
-
-
-def clip(value: Any) -> str:
-    """A string from data, short enough for a page; what was cut still tells two apart."""
-    text = str(value)
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[:_LONGEST]}…{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def short(value: float | None, digits: int = 6) -> float | None:

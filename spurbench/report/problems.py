@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from spurbench.fold import Conflict, Folded
-from spurbench.report.page_data import clip
+from spurbench.text import clip
 
 __all__ = ["problems"]
 

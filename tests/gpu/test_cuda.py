@@ -18,6 +18,7 @@ from spurbench.data.transforms import apply_crops, apply_crops_to_masks, draw_cr
 from spurbench.engine import run_one
 from spurbench.engine import training as engine_training
 from spurbench.engine.device import choose_device
+from spurbench.engine.evaluation import Scorer, SplitArrays
 from spurbench.errors import SpurbenchError
 from spurbench.method import BaseMethod, Progress
 from spurbench.nn.classifier import Classifier
@@ -115,6 +116,27 @@ def test_a_waiting_step_is_noticed(bench: Bench, strict_steps: list[int], monkey
     monkeypatch.setattr(cls, "training_step", impatient)
     with pytest.raises(SpurbenchError, match="synchroniz"):
         bench.run(bench.config("erm"), "cuda")
+
+
+@pytest.mark.parametrize("method", ["erm", "aim[1,50%]"])
+def test_an_evaluation_does_not_wait_for_the_device_between_batches(
+    method: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, watched = Scorer.batches, []
+
+    def strict(self: Scorer, arrays: SplitArrays) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        try:
+            for number, batch in enumerate(original(self, arrays)):
+                yield batch
+                if number == 0:  # the first one sends constants to the device
+                    torch.cuda.set_sync_debug_mode("error")
+                watched.append(number)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Scorer, "batches", strict)
+    assert bench.run(bench.config(method, evaluation__batch_size=8), "cuda")["status"] == "finished"
+    assert max(watched) > 0
 
 
 @pytest.mark.parametrize("method", ["erm", "groupdro"])

@@ -623,5 +623,18 @@ def test_a_run_with_weights_gets_a_picture_of_its_failures(
     assert [density is None for density in by_group] == [n == 0 for n in epoch["val_n"]]
     page.choose("#masks", "group")
     settled(page, "density", f"{100 * next(density for density in by_group if density is not None):.1f}")
+    seen = "[...document.querySelectorAll('#galleries figure')].map((figure) => !figure.hidden)"
+    assert page.run(seen) == [True]
+    assert main(["run", "--method", "erm", "--dataset", "toys_shuffled_test_labels", *where, *options]) == 0
+    assert main(["report", "-o", str(out), *where]) == 0
+    page.open(out)
+    assert page.run(seen) == [True, False], "of the dataset that is chosen"
+    page.choose("#dataset", "toys_shuffled_test_labels")
+    assert page.run(seen) == [False, True]
+    page.choose("#dataset", "*")
+    assert page.run(seen) == [True, True]
+    assert page.run("document.querySelector('#no-gallery').hidden")
     assert main(["report", "-o", str(out), "--gallery", "0", *where]) == 0
     assert "0 galleries" in capsys.readouterr().out
+    page.open(out)
+    assert "they need the weights of a run" in page.run("document.querySelector('#no-gallery').textContent")

@@ -14,7 +14,7 @@ from spurbench.registry import load_registry
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "text", "types"),
     ("config", "dotted", "schema", "registry", "rng", "io"),
     ("nn", "metrics", "attribution", "data", "backbone", "classifiers", "checkpoint", "lease", "zoo"),
     ("method", "dataset", "inference"),

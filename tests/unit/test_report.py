@@ -24,10 +24,11 @@ from spurbench.fold import fold
 from spurbench.report import failures
 from spurbench.report.curves import curves_of
 from spurbench.report.page import page, script_json
-from spurbench.report.page_data import clip, page_data, short
+from spurbench.report.page_data import page_data, short
 from spurbench.report.problems import problems
 from spurbench.report.tables import tables_of
 from spurbench.reported import Reported, load_reported, shipped
+from spurbench.text import clip
 
 
 @pytest.fixture
