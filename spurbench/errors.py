@@ -87,9 +87,15 @@ def require_split(name: str, known: Iterable[str]) -> None:
         raise ConfigError(f"unknown split '{name}'{did_you_mean(name, known)} available: {', '.join(known)}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'aim'?"`` for a near miss, otherwise ``";"``: to be followed by what is available."""
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
+    """``"; did you mean 'aim'?"`` for a near miss, otherwise ``";"``: to be followed by what is available.
+
+    Args:
+        word: what was typed.
+        known: what could have been meant.
+        most: how many of them to name at most, the closest first.
+    """
     known = list(known)
     close = sorted((name for name in known if name.startswith(word)), key=len)  # swin_tiny for swin_tiny_patch4_...
-    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ";"
+    close = close or difflib.get_close_matches(word, known, n=most, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close[:most]))}?" if close else ";"

@@ -21,6 +21,9 @@ from spurbench.errors import ConfigError, did_you_mean
 __all__ = ["Broken", "Entry", "Registry", "load_registry", "normalize"]
 
 Kind = Literal["methods", "datasets", "transforms"]
+_MANY = 30
+"""Names from which on a wrong one is not answered with all of them."""
+
 _EXPORTS: dict[Kind, tuple[str, str]] = {
     "methods": ("METHOD", "METHODS"),
     "datasets": ("DATASET", "DATASETS"),
@@ -83,16 +86,17 @@ class Registry:
         """The entry called ``name``; ``-`` and ``_`` are interchangeable.
 
         Raises:
-            ConfigError: unknown name, with the closest match and all names.
+            ConfigError: unknown name, with the closest ones and, unless they are many, all names.
         """
         key = normalize(name)
         if key in self.entries:
             return self.entries[key]
-        noun = self.kind.removesuffix("s")
-        lines = [
-            f"unknown {noun} '{name}'{did_you_mean(key, self.entries)} "
-            f"available: {', '.join(sorted(self.entries))} (see: spurbench list {self.kind})"
-        ]
+        known, see = sorted(self.entries), f"spurbench list {self.kind}"
+        if len(known) > _MANY:
+            choice = f"{did_you_mean(key, known, most=3)} all {len(known)} names: {see}"
+        else:
+            choice = f"{did_you_mean(key, known)} available: {', '.join(known)} (see: {see})"
+        lines = [f"unknown {self.kind.removesuffix('s')} '{name}'{choice}"]
         lines += [f"note: {broken.origin} could not be loaded: {broken.error}" for broken in self.broken]
         raise ConfigError("\n".join(lines))
 

@@ -383,7 +383,7 @@ def test_several_mistakes_are_told_at_once() -> None:
 def test_unknown_names() -> None:
     assert "unknown method 'amm'; did you mean 'aim'? available: afr, aim, " in refusal("amm")
     assert "unknown method 'zzzz'; available: afr, aim, " in refusal("zzzz")
-    assert "unknown dataset 'minibird100'; did you mean 'minibirds100'?" in refusal(dataset="minibird100")
+    assert "unknown dataset 'minibird100'; did you mean 'minibirds100' or " in refusal(dataset="minibird100")
     assert "unknown preset 'minibird'; did you mean 'minibirds'?" in refusal(preset="minibird")
     assert "unknown backbone 'resnet_18'; did you mean 'resnet18'?" in refusal(backbone="resnet_18")
 

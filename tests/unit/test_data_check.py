@@ -541,7 +541,7 @@ def test_a_fault_of_nearly_all_images_is_told_once(tmp_path: Path, capsys: pytes
 def test_drawn_sets_have_images_and_no_files(capsys: pytest.CaptureFixture[str]) -> None:
     from spurbench.cli.data_check import _print
 
-    spec = find_dataset("minibirds95")
+    spec = find_dataset("miniwatermarks95")
     report = check_data(spec, None, GEOMETRY, fast=True)
     _print(report)
     assert f"; drawn, {report.images:,} images, in" in capsys.readouterr().out

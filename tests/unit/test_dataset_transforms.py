@@ -121,7 +121,7 @@ def test_a_folder_with_a_plus_in_its_name_is_a_folder(waterbirds_root: Callable[
     [
         ("minibirds100+negativ", "unknown transform 'negativ'; did you mean 'negative'"),
         ("minibirds100+", "unknown transform ''"),
-        ("minibird100+negative", "unknown dataset 'minibird100'; did you mean 'minibirds100'"),
+        ("minibird100+negative", "unknown dataset 'minibird100'; did you mean 'minibirds100' or "),
         ("folder+negative", "negative needs masks, which folder does not have"),
     ],
 )

@@ -183,8 +183,19 @@ def test_unknown_names_offer_the_closest_and_all() -> None:
     message = str(caught.value)
     assert message.startswith("unknown method 'amm'; did you mean 'aim'? available: afr, aim, ")
     assert message.endswith("(see: spurbench list methods)")
-    with pytest.raises(ConfigError, match=r"unknown dataset 'qqqq'; available: .*minibirds100"):
-        load_registry("datasets").get("qqqq")
+
+
+def test_of_many_names_only_the_closest_are_offered() -> None:
+    datasets = load_registry("datasets")
+    number = len(datasets.entries)
+    with pytest.raises(ConfigError) as caught:
+        datasets.get("minilesions")
+    assert str(caught.value) == (
+        "unknown dataset 'minilesions'; did you mean 'minilesions95' or 'minilesions100'? "
+        f"all {number} names: spurbench list datasets"
+    )
+    with pytest.raises(ConfigError, match=f"unknown dataset 'qqqq'; all {number} names: spurbench list datasets"):
+        datasets.get("qqqq")
 
 
 # --- folders and entry points, each in a process of its own ---
