@@ -2,14 +2,15 @@
 
     python tests/chaos/kill_at_random.py --times 50 | tee tests/chaos/kill_at_random.log
 
-Every trial starts a sweep of four short runs, kills something after a random time, starts the same command again until
-it is done, and then looks: no run lost, none twice, every number equal to the bit, nothing half written left behind.
+Every trial starts a sweep of four short runs, kills something at a random moment (a second or so after so many of them
+are done), starts the same command again until it is done, and then looks: no run lost, none twice, every number equal
+to the bit, nothing half written left behind.
 What is killed is one of
 
     worker         a worker process of the local launcher, by kill -9
     launcher       the local launcher itself, by kill -9
     all            launcher and workers at once, by kill -9
-    ray-worker     a Ray actor, by kill -9
+    ray-worker     a Ray actor that trains, by kill -9 (with one of its own agents, Ray ends the node)
     ray-driver     the process that runs Ray Tune, by kill -9
     ray-node       one of two Ray nodes, by kill -9
     slurm-cancel   a SLURM job, by scancel
@@ -135,16 +136,41 @@ def kill(pid: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ what is killed
-# Each function starts the sweep, disturbs it once after ``delay`` seconds, and waits for the end of what it started. It
-# returns whether there was anything to disturb.
+# Each function starts the sweep, disturbs it once at a moment, and waits for the end of what it started. It returns
+# whether there was anything to disturb.
 
 
-def kill_one(text: str) -> Callable[[Sweep, float, random.Random], bool]:
+@dataclass(frozen=True)
+class Moment:
+    """So many seconds after a sweep has so many finished runs; with 0, after its first run has begun; -1: its start."""
+
+    done: int
+    seconds: float
+
+    def wait(self, sweep: Sweep, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        """Until then, or until the sweep ends before."""
+
+        def has_come() -> bool:
+            begun = self.done < 0 or any(sweep.folder.glob("results/runs/*/lease"))
+            return (begun if self.done < 1 else len(sweep.records()) >= self.done) or len(sweep.records()) == 4
+
+        wait_for(lambda: has_come() or (process is not None and process.poll() is not None), str(self), sweep.folder)
+        time.sleep(self.seconds)
+
+    def __str__(self) -> str:
+        what = {-1: "the start", 0: "the first run's begin"}.get(self.done, f"{self.done} of 4 runs")
+        return f"{self.seconds:.1f} s after {what}"
+
+
+Disturb = Callable[[Sweep, Moment, random.Random], bool]
+
+
+def kill_one(text: str) -> Disturb:
     """One of the launcher's processes that have a text in their command line."""
 
-    def disturb(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+    def disturb(sweep: Sweep, moment: Moment, rng: random.Random) -> bool:
         process = sweep.start()
-        time.sleep(delay)
+        moment.wait(sweep, process)
         workers = children_of(process.pid, text)
         if workers:
             kill(rng.choice(workers))
@@ -154,12 +180,12 @@ def kill_one(text: str) -> Callable[[Sweep, float, random.Random], bool]:
     return disturb
 
 
-def kill_starter(text: str) -> Callable[[Sweep, float, random.Random], bool]:
+def kill_starter(text: str) -> Disturb:
     """The launcher alone: processes that have a text in their command line have to notice, and end."""
 
-    def disturb(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+    def disturb(sweep: Sweep, moment: Moment, rng: random.Random) -> bool:
         process = sweep.start()
-        time.sleep(delay)
+        moment.wait(sweep, process)
         others = children_of(process.pid, text)
         process.kill()
         process.wait()
@@ -171,10 +197,10 @@ def kill_starter(text: str) -> Callable[[Sweep, float, random.Random], bool]:
     return disturb
 
 
-def kill_all(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+def kill_all(sweep: Sweep, moment: Moment, rng: random.Random) -> bool:
     """Everything at once, as a power cut."""
     process = sweep.start()
-    time.sleep(delay)
+    moment.wait(sweep, process)
     workers = children_of(process.pid, "spawn_main")
     for pid in (process.pid, *workers):
         kill(pid)
@@ -182,7 +208,7 @@ def kill_all(sweep: Sweep, delay: float, rng: random.Random) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
-def kill_ray_node(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+def kill_ray_node(sweep: Sweep, moment: Moment, rng: random.Random) -> bool:
     """One of two nodes; the sweep goes on on the other."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
@@ -191,7 +217,7 @@ def kill_ray_node(sweep: Sweep, delay: float, rng: random.Random) -> bool:
     try:
         node = cluster.add_node(num_cpus=1)
         process = sweep.start(*sweep.flags, "--address", cluster.address)
-        time.sleep(delay)
+        moment.wait(sweep, process)
         running = process.poll() is None
         for info in node.all_processes.values():
             for started in info:
@@ -202,12 +228,12 @@ def kill_ray_node(sweep: Sweep, delay: float, rng: random.Random) -> bool:
         cluster.shutdown()
 
 
-def disturb_job(act: Callable[[str, Sweep], None]) -> Callable[[Sweep, float, random.Random], bool]:
+def disturb_job(act: Callable[[str, Sweep], None]) -> Disturb:
     """Something done to a random job of the sweep."""
 
-    def disturb(sweep: Sweep, delay: float, rng: random.Random) -> bool:
+    def disturb(sweep: Sweep, moment: Moment, rng: random.Random) -> bool:
         ended(sweep.start("--launcher", "slurm", "--jobs", "2"))
-        time.sleep(delay)
+        moment.wait(sweep)
         environment = {**os.environ, **sweep.environment}
         command = ["squeue", "-h", "-t", "R", "-o", "%A"]
         jobs = subprocess.run(command, capture_output=True, text=True, env=environment).stdout.split()
@@ -250,11 +276,11 @@ LOCAL, RAY, SLURM = (
     ("--launcher", "ray", "--jobs", "2"),
     ("--launcher", "slurm", "--jobs", "2", "--wait"),
 )
-KINDS: dict[str, tuple[tuple[str, ...], Callable[[Sweep, float, random.Random], bool]]] = {
+KINDS: dict[str, tuple[tuple[str, ...], Disturb]] = {
     "worker": (LOCAL, kill_one("spawn_main")),
     "launcher": (LOCAL, kill_starter("spawn_main")),
     "all": (LOCAL, kill_all),
-    "ray-worker": (RAY, kill_one("ray::")),
+    "ray-worker": (RAY, kill_one("ray::ImplicitFunc")),
     "ray-driver": (RAY, kill_starter("ray")),
     "ray-node": (RAY, kill_ray_node),
     "slurm-cancel": (SLURM, disturb_job(slurm("scancel"))),
@@ -289,28 +315,23 @@ def trials(kinds: list[str], times: int, seed: int, folder: Path) -> Iterator[st
     rng = random.Random(seed)
     reference = Sweep(folder / "reference", ("--jobs", "1"))
     assert reference.finish() == 1
-    usual: dict[tuple[str, ...], float] = {}
     with contextlib.ExitStack() as stack:
         needs_slurm = any(name.startswith("slurm") for name in kinds)
         environment = stack.enter_context(slurm_cluster()) if needs_slurm else {}
         for number in range(times):
             name = kinds[number % len(kinds)]
             flags, disturb = KINDS[name]
-            if flags not in usual:  # how long it takes undisturbed
-                started = time.monotonic()
-                Sweep(folder / f"usual {len(usual)}", flags, environment).finish()
-                usual[flags] = time.monotonic() - started
-            delay = rng.uniform(0.1, 0.9) * usual[flags]
+            moment = Moment(rng.choice([-1, 0, 0, 1, 1, 2, 2, 3]), rng.uniform(0.0, 1.5))
             sweep = Sweep(folder / f"trial {number}", flags, environment)
-            hit = disturb(sweep, delay, rng)
+            hit = disturb(sweep, moment, rng)
             done_before = len(sweep.records())
             starts = sweep.finish()
             sweep.compare(reference)
             attempts = sum(record["machine"]["attempts"] for record in sweep.records().values())
             shutil.rmtree(sweep.folder)
-            what = "killed" if hit else "too late to kill"
+            what = "killed" if hit else "nothing to kill"
             after = f"{starts} more start{'s' if starts > 1 else ' '}, {attempts} attempts in all; 4 runs, equal"
-            yield f"{number + 1:3} {name:14} {what} after {delay:5.1f} s, {done_before} of 4 runs done then; {after}"
+            yield f"{number + 1:3} {name:14} {what} {moment}, {done_before} of 4 runs done at its end; {after}"
 
 
 def main() -> None:
