@@ -59,6 +59,7 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     device = choose_device(options.device)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the workers are woken
     with tempfile.TemporaryDirectory() as name:
         folder = write_jpegs(Path(name) / "birds", options.images)
         step = make_step(options, device)
@@ -88,7 +89,8 @@ def main() -> None:
                     )
         finally:
             for pid in workers:  # a stopped process cannot end
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         report(rates, waits, options, device)
 
 
@@ -319,6 +321,9 @@ def report(
             f"waiting for {statistics.median(waits[source]):.1%} of the time"
         )
     print(f"cache / synthetic  {bound['median']:.3f}  [{bound['min']:.3f}, {bound['max']:.3f}]")
+    if "resident_to_upper_bound" in document:
+        median, low, high = document["resident_to_upper_bound"]
+        print(f"resident / synthetic  {median:.3f}  [{low:.3f}, {high:.3f}]")
     print(f"cache / loader     {peer['median']:.3f}  [{peer['min']:.3f}, {peer['max']:.3f}]")
 
 

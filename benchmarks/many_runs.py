@@ -75,7 +75,7 @@ def one_run(side: Side, folder: Path, scratch: Path, options: argparse.Namespace
     end(loop)
 
 
-def sweep(folder: Path, scratch: Path, options: argparse.Namespace, jobs: str = "auto") -> None:
+def sweep(folder: Path, scratch: Path, options: argparse.Namespace, jobs: str = "auto", threads: int = 1) -> None:
     """The same by our launcher, decoding included where the images are not cached yet."""
     spec = scratch / "sweep.yaml"
     spec.write_text(
@@ -88,7 +88,7 @@ preset: convnext
 train:
   epochs: {options.epochs}
   batch_size: {options.batch_size}
-  num_threads: 1
+  num_threads: {threads}
   optimizer: {{name: sgd, lr: 1.0e-3, weight_decay: 1.0e-4, schedule: constant}}
 set:
   backbone.weights: none

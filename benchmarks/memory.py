@@ -72,8 +72,7 @@ def peak_mb(side: Side, count: int, folder: Path, scratch: Path, options: argpar
                 hear(loop)
         return watched.peak
     finally:
-        for loop in loops:
-            end(loop)
+        end(*loops)
 
 
 class Watch:

@@ -1,10 +1,10 @@
 """Several runs at once on one device: wall time of the same 12 short runs with one, two and four workers.
 
-    python benchmarks/packing.py --json > benchmarks/results/packing_cpu.json
+    python benchmarks/packing.py --jobs 1 2 --json > benchmarks/results/packing_cpu.json
     python benchmarks/packing.py --images 2008 --epochs 4 --json       on a GPU, where an epoch must last a while
 
-The images are decoded before the clock starts; starting Python and the workers counts. Ratios to one worker are taken
-within a repeat.
+The cores are shared out among the workers. The images are decoded before the clock starts; starting Python and the
+workers counts. Ratios to one worker, which has all cores, are taken within a repeat.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
                 scratch.mkdir()
                 (scratch / "cache").symlink_to(shared)
                 started = time.perf_counter()
-                sweep(folder, scratch, options, str(jobs))
+                sweep(folder, scratch, options, str(jobs), threads=max(1, options.threads // jobs))
                 found = time.perf_counter() - started
                 if repeat > 0:
                     seconds[jobs].append(found)

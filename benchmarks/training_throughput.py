@@ -52,8 +52,7 @@ def main() -> None:
                     rate = found["images_per_second"]
                     print(f"repeat {repeat}/{options.repeats} {side}: {rate:.1f} images/s", file=sys.stderr, flush=True)
         finally:
-            for loop in loops.values():
-                end(loop)
+            end(*loops.values())
     report(rounds, options)
 
 

@@ -45,14 +45,16 @@ class Side:
         }
         script = str(LOOPS / f"{self.tool}_loop.py")
         command = [self.python, script, *(str(part) for pair in flags.items() for part in pair)]
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a group of its own, so that `rest` reaches its workers
-        )
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `end` is reached
+        with open(f"{scratch}.log", "ab") as log:  # noqa: PTH123
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                stderr=log,
+                start_new_session=True,  # a group of its own, so that `rest` reaches its workers
+            )
 
 
 def ask(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -85,18 +87,26 @@ def hear(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     if not line:
-        command = " ".join(map(str, process.args))  # type: ignore[arg-type]
-        raise SystemExit(f"a loop ended with exit code {process.wait()}; run it by hand to see why: {command}")
+        arguments = list(map(str, process.args))  # type: ignore[arg-type]
+        log = Path(arguments[arguments.index("--scratch") + 1] + ".log")
+        said = log.read_text(errors="replace")[-1500:]
+        raise SystemExit(f"{Path(arguments[1]).name} ended with exit code {process.wait()}:\n{said}")
     return line
 
 
-def end(process: "subprocess.Popen[str]") -> None:
-    """No more turns; wait for the process."""
-    assert process.stdin is not None
-    process.stdin.close()
-    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-        os.killpg(process.pid, signal.SIGCONT)
-    process.wait(120)
+def end(*processes: "subprocess.Popen[str]") -> None:
+    """No more turns; wait for the processes. All are woken before the first is waited for."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, signal.SIGCONT)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    for process in processes:
+        try:
+            process.wait(120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def add_flags(parser: argparse.ArgumentParser, *, images: int) -> None:
@@ -124,6 +134,8 @@ def sides_of(options: argparse.Namespace, modes: tuple[str, ...] = ("default", "
             raise SystemExit(
                 f"--peer {text}: give a known name (spuco, domainbed, groupdro, subpopbench) and its python"
             )
+        if name != "spuco" and not (checkout and Path(checkout).is_dir()):
+            raise SystemExit(f"--peer {text}: {name} is no package; add its checkout: {name}=PYTHON:CHECKOUT")
         tools.append((name, python, checkout or None))
     return [Side(tool, mode, python, checkout) for tool, python, checkout in tools for mode in modes]
 

@@ -6,7 +6,8 @@ With A the output of a layer and s_c the logit of class c, the map is L_ij = ReL
     XGradCAM (Fu et al., arXiv 2008.02312)          alpha_k = sum over (i, j) of A_kij d s_c / d A_kij / sum of A_kij
 
 Autograd records only what comes after the layer: everything before it runs without a graph. The pass that predicts can
-be the one that is explained (``recorded``); its numbers are those of a pass without a graph.
+be the one that is explained (``recorded``). For timm's ResNets, ConvNeXt, ViT and Swin on a CPU its numbers are those
+of a pass without a graph, bit for bit; where a kernel depends on whether gradients are wanted, rounding may differ.
 
 Shape letters: B images, C classes, K channels, H x W input pixels, h x w positions of the layer.
 """
@@ -111,12 +112,16 @@ class Recorded:
 
     def __init__(self, outputs: list[Tensor]) -> None:
         self._outputs = outputs
+        self._explained = False
 
     def maps(self, logits_BC: Tensor, target_B: Tensor | None, *weighs: Weigh) -> list[Tensor]:
         """Maps of the logits of this pass, float32 [B, h, w] each; one backward pass serves them all, once.
 
         Args and errors are those of ``gradcam``.
         """
+        if self._explained:
+            raise RuntimeError("the graph of this pass is used up: name all maps in one call")
+        self._explained = True
         if len(self._outputs) != 1:
             raise RuntimeError(
                 f"gradcam needs a layer that is called once per forward pass, got {len(self._outputs)} calls"

@@ -30,7 +30,7 @@ def gather(rows: Rows, index: Tensor, device: torch.device) -> Tensor:
     if not isinstance(rows, Tensor):
         return send(rows[index], device)
     if rows.device.type != "cpu":
-        return rows[send(index, device)]
+        return rows[send(index, rows.device)].to(device)
     shape = (len(index), *rows.shape[1:])
     if device.type == "cuda":
         # Straight into pinned memory: one copy on the host instead of two.

@@ -12,6 +12,7 @@ Shape letters: B images, H x W input pixels, h x w mask positions, N samples.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -98,22 +99,24 @@ def blur(images_BCHW: Tensor) -> Tensor:
     """
     height, width = images_BCHW.shape[2:]
     sigma = min(height, width) / 16
-    rows_HH, columns_WW = (_gaussian(side, sigma).to(images_BCHW) for side in (height, width))
+    dtype, device = images_BCHW.dtype, images_BCHW.device
+    rows_HH, columns_WW = (_gaussian(side, sigma, dtype, device) for side in (height, width))
     return rows_HH @ images_BCHW @ columns_WW.mT
 
 
-def _gaussian(side: int, sigma: float) -> Tensor:
-    """Blur along one axis as a matrix, float64 [side, side]: on a CPU products are ten times faster than convolutions
-    with a kernel this long.
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # so that they can be used in and outside of it
+def _gaussian(side: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Blur along one axis as a matrix [side, side]: on a CPU products are ten times faster than convolutions with a
+    kernel this long. Kept, so that it travels to a device once.
     """
     radius = min(math.ceil(3 * sigma), side - 1)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma).square())
     sources = (torch.arange(side)[:, None] + offsets).abs()
     sources = torch.minimum(sources, 2 * (side - 1) - sources)  # reflected at the last pixel, as by abs at the first
-    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(
-        1, sources, (kernel / kernel.sum()).expand(side, -1)
-    )
+    weights = (kernel / kernel.sum()).expand(side, -1)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, sources, weights).to(device, dtype)
 
 
 FILLS: Mapping[Fill, Callable[[Tensor], Tensor]] = {"mean": torch.zeros_like, "blur": blur}

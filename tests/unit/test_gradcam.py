@@ -13,7 +13,14 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from spurbench.attribution.gradcam import GradCAM, gradcam, xgradcam
+from spurbench.attribution.gradcam import (
+    GradCAM,
+    gradcam,
+    gradients_where_active,
+    mean_gradients,
+    recorded,
+    xgradcam,
+)
 
 Explain = Callable[..., GradCAM]
 
@@ -233,6 +240,17 @@ def test_graph_is_freed_without_the_garbage_collector(small: Small, images: Tens
     finally:
         gc.enable()
         handle.remove()
+
+
+def test_one_pass_gives_both_maps_once(small: Small, images: Tensor, target: Tensor) -> None:
+    with recorded(small, small.layer) as seen:
+        logits = small(images)
+    both = seen.maps(logits, target, mean_gradients, gradients_where_active)
+    alone = [explain(small, small.layer, small, images, target).maps for explain in (gradcam, xgradcam)]
+    assert all(torch.equal(one, other) for one, other in zip(both, alone, strict=True))
+    assert not torch.allclose(*both)
+    with pytest.raises(RuntimeError, match="name all maps in one call"):
+        seen.maps(logits, target, mean_gradients)
 
 
 def test_training_mode_is_refused(small: Small, images: Tensor, target: Tensor) -> None:

@@ -126,6 +126,7 @@ def test_the_pass_that_predicts_is_explained_and_its_numbers_stay(
     assert torch.equal(plain.predicted, explained.predicted)
     assert torch.equal(plain.confidence, explained.confidence)
     assert plain.mask_density == explained.mask_density
+    assert bool(plain.epg) == (method != "erm")
     assert all(torch.equal(values.epg, explained.epg[key].epg) for key, values in plain.epg.items())
     _, images = next(scorer.batches(arrays))
     for name in ("gradcam", "xgradcam"):
