@@ -30,12 +30,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     peaks: dict[str, dict[str, list[float]]] = {}
+    mapped: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = write_jpegs(Path(name) / "birds", options.images)
         for repeat in range(options.repeats):
             for side in sides_of(options, modes=("default",)):
                 for count in (1, options.runs):
-                    found = peak_mb(side, count, folder, Path(name), options)
+                    found, frames_mb = peak_mb(side, count, folder, Path(name), options)
+                    if side.tool == "spurbench":
+                        mapped.setdefault(str(count), []).append(frames_mb)
                     peaks.setdefault(side.name, {}).setdefault(str(count), []).append(found)
                     print(
                         f"repeat {repeat + 1}/{options.repeats} {side.name}, {count} at once: {found:,.0f} MB",
@@ -46,6 +49,7 @@ def main() -> None:
     document = {
         "peak_mb": peaks,
         "frames_mb": frames,
+        "frame_file_mapped_and_resident_mb": mapped,
         "settings": settings_of(options),
         **machine(),
     }
@@ -58,8 +62,12 @@ def main() -> None:
         print(f"{side_name:20} 1: {one:7,.0f} MB, {options.runs}: {several:7,.0f} MB, each further {each:7,.0f} MB")
 
 
-def peak_mb(side: Side, count: int, folder: Path, scratch: Path, options: argparse.Namespace) -> float:
-    """The highest sum while ``count`` loops train one round side by side."""
+def peak_mb(
+    side: Side, count: int, folder: Path, scratch: Path, options: argparse.Namespace
+) -> tuple[float, tuple[float, float]]:
+    """The highest sum while ``count`` loops train one round side by side; and of the file of frames what all processes
+    map of it together and what it takes, which is less by what they share.
+    """
     loops = [side.start(folder, scratch / f"{side.name}", options) for _ in range(count)]
     try:
         for loop in loops:
@@ -70,7 +78,7 @@ def peak_mb(side: Side, count: int, folder: Path, scratch: Path, options: argpar
                 tell(loop)
             for loop in loops:
                 hear(loop)
-        return watched.peak
+        return watched.peak, watched.frames
     finally:
         end(*loops)
 
@@ -80,6 +88,7 @@ class Watch:
 
     def __init__(self, loops: "list[subprocess.Popen[str]]") -> None:
         self.loops, self.peak, self._done = loops, 0.0, threading.Event()
+        self.frames = (0.0, 0.0)
         self._thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> None:
@@ -91,7 +100,9 @@ class Watch:
 
     def _look(self) -> None:
         while not self._done.is_set():
-            self.peak = max(self.peak, sum(proportional_mb(pid) for loop in self.loops for pid in family(loop.pid)))
+            pids = [pid for loop in self.loops for pid in family(loop.pid)]
+            self.peak = max(self.peak, sum(map(proportional_mb, pids)))
+            self.frames = max(self.frames, tuple(map(sum, zip(*map(frame_file_mb, pids), strict=True))))
             time.sleep(0.25)
 
 
@@ -112,6 +123,19 @@ def proportional_mb(pid: int) -> float:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) / 1024
     return 0.0
+
+
+def frame_file_mb(pid: int) -> tuple[float, float]:
+    """Of the frame cache's file: resident set and proportional set of this process."""
+    found, ours = {"Rss:": 0.0, "Pss:": 0.0}, False
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            name, *values = line.split()
+            if "-" in name:  # the first line of a mapping, its path at the end
+                ours = line.endswith("/images.u8")
+            elif ours and name in found:
+                found[name] += int(values[0]) / 1024
+    return found["Rss:"], found["Pss:"]
 
 
 if __name__ == "__main__":

@@ -120,8 +120,9 @@ def test_a_waiting_step_is_noticed(bench: Bench, strict_steps: list[int], monkey
 
 @pytest.mark.parametrize("method", ["erm", "aim[1,50%]"])
 def test_an_evaluation_does_not_wait_for_the_device_between_batches(
-    method: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    method: str, bench: Bench, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    request.addfinalizer(lambda: torch.cuda.set_sync_debug_mode("default"))  # whatever happens
     original, watched = Scorer.batches, []
 
     def strict(self: Scorer, arrays: SplitArrays) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
