@@ -39,7 +39,7 @@ TINY = ("--set", "train.epochs=1", "--set", "evaluation.attributions=[]", "--set
     ("arguments", "expected"),
     [
         (["run", "--method", "amm", "--dataset", "minibirds100"], ["did you mean 'aim'?", "spurbench list methods"]),
-        (["run", "--method", "aim", "--dataset", "minibird100"], ["did you mean 'minibirds100'?"]),
+        (["run", "--method", "aim", "--dataset", "minibird100"], ["did you mean 'minibirds100' or "]),
         (["run", "--method", "aim[9,25%]", "--dataset", "minibirds100"], ["num_stages 9", "4 stages", "1 to 4"]),
         (["run", "--method", "aim[1,150%]", "--dataset", "minibirds100"], ["method.tau", "1.5"]),
         (["run", "--method", "aim[1,0%]", "--dataset", "minibirds100"], ["method.tau", "greater than 0"]),
