@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from loops.sides import leave_on_sigterm
 from machine import machine
 from PIL import Image
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     device = choose_device(options.device)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the workers are woken
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory() as name:
         folder = write_jpegs(Path(name) / "birds", options.images)
         step = make_step(options, device)

@@ -6,6 +6,7 @@ from typing import Any
 __all__ = ["clip", "printable"]
 
 _LONGEST = 120
+"""Characters of one string from data that a page carries."""
 
 
 def clip(value: Any) -> str:

@@ -45,7 +45,7 @@ class Side:
         }
         script = str(LOOPS / f"{self.tool}_loop.py")
         command = [self.python, script, *(str(part) for pair in flags.items() for part in pair)]
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `end` is reached
+        leave_on_sigterm()
         with open(f"{scratch}.log", "ab") as log:  # noqa: PTH123
             return subprocess.Popen(
                 command,
@@ -55,6 +55,11 @@ class Side:
                 stderr=log,
                 start_new_session=True,  # a group of its own, so that `rest` reaches its workers
             )
+
+
+def leave_on_sigterm() -> None:
+    """As with Ctrl-C, so that what stands still is woken and can end."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def ask(process: "subprocess.Popen[str]") -> dict[str, Any]:

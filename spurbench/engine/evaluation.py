@@ -154,7 +154,7 @@ class Scorer:
             ) from error
         for name in self.config.evaluation.attributions if has_regions else ():
             try:
-                self._explained(model, images, arrays.y[:1], [name])
+                self._attribute(name, model, images, arrays.y[:1])
             except (ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"attribution {name} does not work with {self.config.method.name} on "
@@ -244,31 +244,32 @@ class Scorer:
     def _explained(
         self, model: nn.Module, images: Tensor, y: Tensor, names: Sequence[AttributionName]
     ) -> tuple[Prediction, dict[str, Tensor]]:
-        """The prediction, and maps [B, h, w] of the true class's logit, which Model-Guidance explains (2303.11932).
+        """The prediction, and the maps that ``_attribute`` would make, by name.
 
         Class activation maps are of the pass that predicts and cost next to nothing; others make their own passes.
         """
         weighs = {name: weigh for name in names if (weigh := ATTRIBUTIONS[name].weigh)}
-        maps: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {
+            name: self._attribute(name, model, images, y) for name in names if name not in weighs
+        }
         if not weighs:
             with torch.inference_mode():
-                prediction = self.predict(model, images)
-        else:
-            with recorded(model, self.method.cam_layer(model)) as seen:
-                prediction = self.predict(model, images)
-            maps |= zip(weighs, seen.maps(prediction.logits, send(y, self.device), *weighs.values()), strict=True)
-            prediction = prediction.detach()
-        for name in names:
-            if name not in weighs:
-                with self.autocast():
-                    maps[name] = ATTRIBUTIONS[name].maps(
-                        model,
-                        self.method.cam_layer(model),
-                        lambda inputs: self.method.evaluate(model, inputs).logits,
-                        images,
-                        send(y, self.device),
-                    )
-        return prediction, maps
+                return self.predict(model, images), maps
+        with recorded(model, self.method.cam_layer(model)) as seen:
+            prediction = self.predict(model, images)
+        maps |= zip(weighs, seen.maps(prediction.logits, send(y, self.device), *weighs.values()), strict=True)
+        return prediction.detach(), maps
+
+    def _attribute(self, name: AttributionName, model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+        """Maps [B, h, w] of the true class's logit, as Model-Guidance (arXiv 2303.11932) explains it."""
+        with self.autocast():
+            return ATTRIBUTIONS[name].maps(
+                model,
+                self.method.cam_layer(model),
+                lambda inputs: self.method.evaluate(model, inputs).logits,
+                images,
+                send(y, self.device),
+            )
 
     def _counts(self, right: Tensor, arrays: SplitArrays) -> tuple[GroupCounts, GroupCounts]:
         return (
